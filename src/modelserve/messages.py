@@ -1,0 +1,269 @@
+"""Requests, responses, and the record of one exchange: plain slotted objects, free of transport."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from time import monotonic, perf_counter
+from typing import Any, TypeAlias
+
+from modelserve.tensors import Tensor
+
+__all__ = [
+    "Context",
+    "Exchange",
+    "InferRequest",
+    "InferResponse",
+    "Parameters",
+    "Principal",
+    "RequestInfo",
+]
+
+Parameters: TypeAlias = Mapping[str, Any]
+"""Parameters of a request or tensor: `bool`, `int`, `float` or `str` by name."""
+
+_EMPTY: Parameters = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who is calling, and what it may do.
+
+    Args:
+        name: Name for logs and audit.
+        scopes: Any of ``"infer"``, ``"read"`` and ``"admin"``.
+    """
+
+    name: str
+    scopes: frozenset[str] = field(default_factory=frozenset)
+
+
+class InferRequest:
+    """One request for inference.
+
+    Args:
+        model: Name of the model.
+        inputs: Tensors by name.
+        version: Version number or label (``"3"``, ``"canary"``); empty lets the server choose.
+        id: The caller's own name for the request; echoed in the response.
+        outputs: Names of the outputs wanted; None for all.
+        parameters: The request's parameters.
+        input_parameters: Parameters per input.
+        output_parameters: Parameters per requested output.
+        priority: 0 is the default; from 1 on, a lower number goes first.
+        timeout: Seconds from now until the answer is no longer wanted.
+        deadline: The same as a point of `time.monotonic()`; the earlier of both counts.
+        sequence_id: Names the sequence a stateful model's request belongs to.
+        sticky_key: Requests of equal keys are routed alike.
+        idempotency_key: Names the operation across retries.
+        principal: Who asks, where a transport authenticated it.
+        headers: Transport headers the model asked for.
+        trace: W3C `traceparent` of the caller.
+
+    Example:
+        >>> import numpy as np
+        >>> InferRequest("iris", {"x": np.zeros((1, 4), np.float32)}).model
+        'iris'
+    """
+
+    __slots__ = (
+        "deadline",
+        "exchange",
+        "headers",
+        "id",
+        "idempotency_key",
+        "input_parameters",
+        "inputs",
+        "model",
+        "output_parameters",
+        "outputs",
+        "parameters",
+        "principal",
+        "priority",
+        "sequence_id",
+        "sticky_key",
+        "trace",
+        "version",
+    )
+
+    def __init__(
+        self,
+        model: str,
+        inputs: Mapping[str, Tensor],
+        *,
+        version: str = "",
+        id: str = "",
+        outputs: Sequence[str] | None = None,
+        parameters: Parameters = _EMPTY,
+        input_parameters: Mapping[str, Parameters] = _EMPTY,
+        output_parameters: Mapping[str, Parameters] = _EMPTY,
+        priority: int = 0,
+        timeout: float | None = None,
+        deadline: float | None = None,
+        sequence_id: int | str = 0,
+        sticky_key: str = "",
+        idempotency_key: str = "",
+        principal: Principal | None = None,
+        headers: Mapping[str, str] = _EMPTY,
+        trace: str = "",
+    ) -> None:
+        self.model = model
+        self.version = version
+        self.id = id
+        self.inputs = inputs
+        self.outputs = outputs
+        self.parameters = parameters
+        self.input_parameters = input_parameters
+        self.output_parameters = output_parameters
+        self.priority = priority
+        if timeout is not None:
+            end = monotonic() + timeout
+            deadline = end if deadline is None or end < deadline else deadline
+        self.deadline = deadline
+        self.sequence_id = sequence_id
+        self.sticky_key = sticky_key
+        self.idempotency_key = idempotency_key
+        self.principal = principal
+        self.headers = headers
+        self.trace = trace
+        self.exchange: Exchange | None = None
+        """The record of this request; whoever received it opens it and closes it."""
+
+    def __repr__(self) -> str:
+        version = f" version {self.version}" if self.version else ""
+        return f"<InferRequest {self.model}{version} inputs {list(self.inputs)}>"
+
+
+class InferResponse:
+    """The answer to one request.
+
+    Args:
+        model: Name of the model that answered.
+        version: Version that answered.
+        outputs: Tensors by name. A BYTES tensor is an object array of `bytes`.
+        id: The request's id.
+        parameters: The response's parameters.
+        output_parameters: Parameters per output.
+    """
+
+    __slots__ = ("id", "model", "output_parameters", "outputs", "parameters", "version")
+
+    def __init__(
+        self,
+        model: str,
+        version: str,
+        outputs: Mapping[str, Tensor],
+        *,
+        id: str = "",
+        parameters: Parameters = _EMPTY,
+        output_parameters: Mapping[str, Parameters] = _EMPTY,
+    ) -> None:
+        self.model = model
+        self.version = version
+        self.outputs = outputs
+        self.id = id
+        self.parameters = parameters
+        self.output_parameters = output_parameters
+
+    def __repr__(self) -> str:
+        return f"<InferResponse {self.model} version {self.version} outputs {list(self.outputs)}>"
+
+
+class Exchange:
+    """The record of one request, from its receipt until its answer was written.
+
+    Whoever receives the request opens it (a transport, or the in-process `infer`) and closes it
+    after the answer is out. Times are seconds; `started` is a point of `time.perf_counter()`.
+    """
+
+    __slots__ = (
+        "batch_requests",
+        "batch_rows",
+        "bytes_in",
+        "bytes_out",
+        "code",
+        "decode",
+        "encode",
+        "id",
+        "model",
+        "principal",
+        "protocol",
+        "queue",
+        "reason",
+        "rows",
+        "run",
+        "started",
+        "total",
+        "version",
+    )
+
+    def __init__(self, protocol: str, model: str = "", *, id: str = "") -> None:
+        self.protocol = protocol
+        """``"inprocess"``, ``"http"``, ``"grpc"``, ..."""
+        self.model = model
+        self.version = ""
+        self.id = id
+        self.code = "OK"
+        """Canonical gRPC status name, whatever the protocol."""
+        self.principal = ""
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.rows = 0
+        """Rows of this request; 0 until it reached a batcher."""
+        self.batch_rows = 0
+        """Rows of the batch it ran in; 0 where it never ran."""
+        self.batch_requests = 0
+        self.reason = ""
+        """Why the batch was sent when it was (see `modelserve.execution.batcher`)."""
+        self.decode = 0.0
+        self.queue = 0.0
+        self.run = 0.0
+        self.encode = 0.0
+        self.total = 0.0
+        self.started = perf_counter()
+
+
+@dataclass(frozen=True, slots=True)
+class RequestInfo:
+    """One caller's part of a batch.
+
+    Args:
+        id: The request's id.
+        start: First row in the batch.
+        stop: Row after the last.
+        principal: Who asked, where a transport authenticated it.
+        headers: Transport headers the model asked for.
+        deadline: Point of `time.monotonic()` after which the answer is not wanted, or None.
+        trace: W3C `traceparent` of the caller.
+    """
+
+    id: str
+    start: int
+    stop: int
+    principal: Principal | None = None
+    headers: Parameters = field(default_factory=dict)
+    deadline: float | None = None
+    trace: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a predict function may know beside its inputs; filled in where a parameter is so annotated.
+
+    Args:
+        model: Name of the model.
+        version: Version running.
+        parameters: The request's parameters. Requests share a batch only where these are equal.
+        requests: The callers whose rows make up the batch, in order.
+    """
+
+    model: str = ""
+    version: str = ""
+    parameters: Parameters = field(default_factory=dict)
+    requests: tuple[RequestInfo, ...] = ()
+
+    @property
+    def deadline(self) -> float | None:
+        """The latest deadline among the requests; None when one of them has none."""
+        ends = [request.deadline for request in self.requests]
+        return None if not ends or None in ends else max(end for end in ends if end is not None)

@@ -1,0 +1,271 @@
+"""The extension points. Implement one by having its methods; there is nothing to inherit."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeAlias
+
+from modelserve.messages import Exchange, InferRequest, InferResponse, Principal
+from modelserve.tensors import Signature, Tensor
+
+__all__ = [
+    "Admin",
+    "Authenticator",
+    "Backend",
+    "Catalog",
+    "Choice",
+    "Observer",
+    "Policy",
+    "Servable",
+    "State",
+    "Store",
+    "StoredVersion",
+    "Traits",
+    "VersionInfo",
+]
+
+State: TypeAlias = Literal["LOADING", "READY", "UNLOADING", "UNAVAILABLE"]
+"""States of a version, as the Open Inference Protocol's repository index names them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What the execution layer may do with a backend.
+
+    Args:
+        inline: `run` may be called on any thread, an event loop's included when it is measured
+            short. Otherwise every call is made on the instance's own thread.
+        shared: Several calls of `run` may be under way at once on the one object.
+        repeatable: A failed batch may be run again in halves, so that innocent rows survive.
+        context: `run` takes a `Context` as second argument.
+        asynchronous: `run` is a coroutine function; it is awaited on an event loop kept for it.
+        streams: The backend answers with `stream`, not with `run`.
+        takes_stream: The backend's `stream` consumes many requests, not one.
+        concurrency: How many calls may be under way at once in one instance.
+    """
+
+    inline: bool = False
+    shared: bool = False
+    repeatable: bool = False
+    context: bool = False
+    asynchronous: bool = False
+    streams: bool = False
+    takes_stream: bool = False
+    concurrency: int = 1
+
+
+class Backend(Protocol):
+    """Runs one batch. May carry `traits: Traits`; without, the defaults of `Traits` hold."""
+
+    @property
+    def signature(self) -> Signature:
+        """What it takes and gives."""
+        ...
+
+    def run(self, inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Run one batch; rows stand on axis 0 where the model batches."""
+        ...
+
+    def close(self) -> None:
+        """Release what it holds. Called once, after the last `run` returned."""
+        ...
+
+
+class Servable(Protocol):
+    """Answers requests: a model, a repository, a pipeline, a remote client, a stub in a test."""
+
+    async def infer(self, request: InferRequest) -> InferResponse:
+        """Answer one request.
+
+        Raises:
+            ServeError: Whatever went wrong, already classified.
+        """
+        ...
+
+    def stream(
+        self, request: InferRequest | AsyncIterable[InferRequest]
+    ) -> AsyncIterator[InferResponse]:
+        """Answer one request, or a stream of them, with a stream of responses."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class VersionInfo:
+    """One version of a model as a catalog describes it.
+
+    Args:
+        model: Name of the model.
+        version: Version number as text.
+        state: Where it is in its life.
+        reason: Why it is UNAVAILABLE; empty otherwise.
+        signature: What it takes and gives; None unless READY.
+        platform: E.g. ``"onnxruntime_onnx"`` or ``"python"``.
+        max_batch_size: Rows a batch may have; 0 where requests are not batched.
+        batching: Why requests are batched, or why not, in words.
+        labels: Labels pointing at this version.
+        versions: All loaded versions of the model, in ascending order.
+    """
+
+    model: str
+    version: str
+    state: State
+    reason: str = ""
+    signature: Signature | None = None
+    platform: str = ""
+    max_batch_size: int = 0
+    batching: str = ""
+    labels: tuple[str, ...] = ()
+    versions: tuple[str, ...] = ()
+
+
+class Catalog(Protocol):
+    """Describes models and versions."""
+
+    async def index(self) -> Sequence[VersionInfo]:
+        """List every known version of every model, loaded or not."""
+        ...
+
+    async def describe(self, model: str, version: str = "") -> VersionInfo:
+        """Describe one version; without a number the one that would answer.
+
+        Raises:
+            ModelNotFound: No such model or version is known.
+            ModelNotReady: It is known and not loaded.
+        """
+        ...
+
+    async def ready(self, model: str = "", version: str = "") -> bool:
+        """Tell whether a model (without a name: every one that should be) can answer now.
+
+        Raises:
+            ModelNotFound: No such model or version is known.
+        """
+        ...
+
+
+class Admin(Protocol):
+    """Changes what is served. Every verb returns when the change is in force."""
+
+    async def aload(self, model: str, version: str = "") -> str:
+        """Load a version from the store; returns its number."""
+        ...
+
+    async def aunload(
+        self, model: str, version: str = "", *, drain: float = 30.0
+    ) -> None:
+        """Stop routing to a version (without a number: all), wait for its requests, close it."""
+        ...
+
+    async def aroute(self, model: str, policy: Policy | str | None) -> None:
+        """Set how versions are chosen: a policy, one version or label, or None for the default."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Where a request goes.
+
+    Args:
+        version: Version number or label; empty for the default version.
+        model: Another model than the one asked for, or empty.
+    """
+
+    version: str = ""
+    model: str = ""
+
+
+class Policy(Protocol):
+    """Picks the version for a request. It sees requests and names, never models."""
+
+    def choose(self, request: InferRequest, versions: Sequence[str]) -> Choice:
+        """Choose among the ready `versions`, given in ascending order."""
+        ...
+
+
+class Observer(Protocol):
+    """Gets closed exchanges, several at a time. It must not keep or change the list."""
+
+    def observe(self, exchanges: Sequence[Exchange]) -> None:
+        """Take note of exchanges."""
+        ...
+
+
+class Authenticator(Protocol):
+    """Tells who is calling."""
+
+    def authenticate(self, headers: Callable[[str], str | None]) -> Principal:
+        """Return the caller, given a function that looks up a header by lower-case name.
+
+        Raises:
+            Unauthenticated: The credentials are missing or wrong.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StoredVersion:
+    """One published version on disk.
+
+    Args:
+        model: Name of the model.
+        version: Version number as text.
+        path: The version's directory.
+        manifest: What was recorded at publication (files, sha256, size, time, source); empty for
+            a directory that was made by hand or for another server.
+    """
+
+    model: str
+    version: str
+    path: Path
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Store(Protocol):
+    """Where versions live."""
+
+    def models(self) -> Sequence[str]:
+        """Names of all models, sorted."""
+        ...
+
+    def versions(self, model: str) -> Sequence[str]:
+        """Published versions of a model, ascending; empty when there is no such model."""
+        ...
+
+    def open(self, model: str, version: str) -> StoredVersion:
+        """Find a version and verify its files against its manifest.
+
+        Raises:
+            ModelNotFound: No such version.
+            IntegrityError: A file differs from what was published.
+        """
+        ...
+
+    def put(
+        self, model: str, source: Any, *, version: str = "", metadata: Mapping[str, Any] = {}
+    ) -> StoredVersion:
+        """Publish files as a new version, all or nothing.
+
+        Args:
+            model: Name of the model.
+            source: Path of an ONNX file (its external data goes along) or of a directory.
+            version: The number to use; empty for the next one.
+            metadata: Recorded in the manifest.
+
+        Raises:
+            Conflict: The version exists already.
+        """
+        ...
+
+    def delete(self, model: str, version: str) -> None:
+        """Remove a version, all or nothing."""
+        ...
+
+    def labels(self, model: str) -> Mapping[str, str]:
+        """Versions by label."""
+        ...
+
+    def label(self, model: str, changes: Mapping[str, str | None]) -> Mapping[str, str]:
+        """Move, add or (None) remove labels in one step; returns all labels."""
+        ...

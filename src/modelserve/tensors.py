@@ -1,0 +1,350 @@
+"""Datatypes, tensor specifications and signatures.
+
+A tensor is a `numpy.ndarray`, or on a GPU any array with `__dlpack__`, `dtype` and `shape`. There
+is no tensor class here, and nothing about requests or transports.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Final, Literal, TypeAlias, get_args
+
+import numpy as np
+
+from modelserve.errors import InvalidInput
+
+__all__ = [
+    "DATATYPES",
+    "Datatype",
+    "Signature",
+    "Tensor",
+    "TensorSpec",
+    "as_bytes_tensor",
+    "as_tensor",
+    "datatype_of",
+    "numpy_dtype",
+]
+
+Datatype: TypeAlias = Literal[
+    "BOOL",
+    "UINT8",
+    "UINT16",
+    "UINT32",
+    "UINT64",
+    "INT8",
+    "INT16",
+    "INT32",
+    "INT64",
+    "FP16",
+    "FP32",
+    "FP64",
+    "BF16",
+    "BYTES",
+]
+"""The Open Inference Protocol's datatypes, and Triton's BF16."""
+
+DATATYPES: Final[tuple[Datatype, ...]] = get_args(Datatype)
+
+# A device array is duck-typed (dtype, shape, __dlpack__), which no single static type covers.
+Tensor: TypeAlias = Any
+
+_NUMPY: Final[dict[str, np.dtype[Any]]] = {
+    "BOOL": np.dtype(np.bool_),
+    "UINT8": np.dtype(np.uint8),
+    "UINT16": np.dtype(np.uint16),
+    "UINT32": np.dtype(np.uint32),
+    "UINT64": np.dtype(np.uint64),
+    "INT8": np.dtype(np.int8),
+    "INT16": np.dtype(np.int16),
+    "INT32": np.dtype(np.int32),
+    "INT64": np.dtype(np.int64),
+    "FP16": np.dtype(np.float16),
+    "FP32": np.dtype(np.float32),
+    "FP64": np.dtype(np.float64),
+    "BYTES": np.dtype(np.object_),
+}
+_DATATYPE: Final[dict[np.dtype[Any], Datatype]] = {v: k for k, v in _NUMPY.items()}  # type: ignore[misc]  # the keys are literals
+
+
+@cache
+def _bfloat16() -> np.dtype[Any]:
+    try:
+        import ml_dtypes
+    except ImportError as error:
+        raise ImportError(
+            'BF16 tensors need ml_dtypes: pip install "modelserve[bf16]"'
+        ) from error
+    return np.dtype(ml_dtypes.bfloat16)
+
+
+def numpy_dtype(datatype: str) -> np.dtype[Any]:
+    """Return the numpy dtype that holds a datatype in memory.
+
+    Raises:
+        InvalidInput: The name is not a datatype of the protocol.
+        ImportError: BF16 without `ml_dtypes`.
+    """
+    found = _NUMPY.get(datatype)
+    if found is not None:
+        return found
+    if datatype == "BF16":
+        return _bfloat16()
+    raise InvalidInput(f'unknown datatype "{datatype}"; one of {", ".join(DATATYPES)}')
+
+
+def datatype_of(dtype: Any) -> Datatype:
+    """Return the datatype of a numpy dtype (or anything `np.dtype` takes).
+
+    Byte order does not matter here; text (`U`), byte strings (`S`) and objects are BYTES.
+
+    Raises:
+        InvalidInput: The protocol has no datatype for it (complex numbers, dates, records).
+    """
+    dtype = np.dtype(dtype)
+    found = _DATATYPE.get(dtype) or _DATATYPE.get(dtype.newbyteorder("="))
+    if found is not None:
+        return found
+    if dtype.kind in "USO":
+        return "BYTES"
+    if dtype.name == "bfloat16":
+        return "BF16"
+    raise InvalidInput(f"dtype {dtype} has no datatype in the Open Inference Protocol")
+
+
+def as_bytes_tensor(array: np.ndarray[Any, Any], *, path: str = "") -> np.ndarray[Any, Any]:
+    """Return a BYTES tensor: an object array in which every element is `bytes`.
+
+    `str` elements are encoded as UTF-8. An array that is right already is returned as it is.
+
+    Raises:
+        InvalidInput: An element is neither `bytes` nor `str`.
+    """
+    if array.dtype.kind == "O":
+        flat = array.ravel().tolist()
+        if all(type(element) is bytes for element in flat):
+            return array
+    elif array.dtype.kind == "S" or array.dtype.kind == "U":
+        flat = array.ravel().tolist()
+    else:
+        raise InvalidInput(f"expected BYTES, got {array.dtype}", path=path)
+    out = np.empty(len(flat), np.object_)
+    for index, element in enumerate(flat):
+        if isinstance(element, str):
+            out[index] = element.encode()
+        elif isinstance(element, bytes | bytearray | memoryview):
+            out[index] = bytes(element)
+        else:
+            raise InvalidInput(
+                f"element {index} is {type(element).__name__}; BYTES takes bytes or str", path=path
+            )
+    return out.reshape(array.shape)
+
+
+def as_tensor(value: Any, datatype: Datatype, *, path: str = "") -> Tensor:
+    """Return `value` as a tensor of `datatype`: arrays must have it, Python values are converted.
+
+    Python numbers and (nested) lists are converted where nothing is lost in kind: an integer may
+    become a float, a float never an integer. Arrays are never converted, except text to BYTES.
+
+    Raises:
+        InvalidInput: The value cannot be a tensor of this datatype.
+    """
+    if isinstance(value, np.ndarray):
+        if datatype == "BYTES":
+            return as_bytes_tensor(value, path=path)
+        if not value.dtype.isnative and value.dtype.kind in "biuf":
+            return value.astype(value.dtype.newbyteorder("="))
+        return value
+    if hasattr(value, "__dlpack__") and hasattr(value, "dtype") and hasattr(value, "shape"):
+        return value
+    dtype = numpy_dtype(datatype)
+    try:
+        if datatype == "BYTES":
+            return as_bytes_tensor(np.asarray(value, dtype=np.object_), path=path)
+        array = np.asarray(value)
+        if array.size == 0 and array.dtype == np.float64:
+            return array.astype(dtype)
+        if array.dtype.kind not in "biuf" or not np.can_cast(array.dtype, dtype, "same_kind"):
+            # Python integers are int64 to numpy: let them into unsigned types when they fit.
+            if array.dtype.kind != "i" or dtype.kind != "u" or (array < 0).any():
+                raise InvalidInput(
+                    f"expected {datatype}, got values of kind {array.dtype.name}", path=path
+                )
+        if dtype.kind in "iu" and array.size:
+            info = np.iinfo(dtype)
+            if int(array.min()) < info.min or int(array.max()) > info.max:
+                raise InvalidInput(f"a value is out of the range of {datatype}", path=path)
+        return array.astype(dtype)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise InvalidInput(f"cannot be made a {datatype} tensor: {error}", path=path) from error
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """Name, datatype and shape of one input or output.
+
+    Args:
+        name: The tensor's name.
+        datatype: One of `DATATYPES`, e.g. ``"FP32"``.
+        shape: Sizes per axis, -1 where any size will do; for a model that batches, axis 0 is the
+            batch and is -1. None where even the number of axes is open.
+        optional: Whether a request may leave the tensor out.
+
+    Example:
+        >>> TensorSpec("x", "FP32", (-1, 4))
+        TensorSpec(name='x', datatype='FP32', shape=(-1, 4), optional=False)
+    """
+
+    name: str
+    datatype: Datatype
+    shape: tuple[int, ...] | None = None
+    optional: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise ValueError(f"a tensor's name is a non-empty str, got {self.name!r}")
+        if self.datatype not in DATATYPES:
+            raise ValueError(
+                f'tensor "{self.name}": unknown datatype {self.datatype!r}; '
+                f"one of {', '.join(DATATYPES)}"
+            )
+        if self.shape is not None:
+            if isinstance(self.shape, int):
+                raise TypeError(f'tensor "{self.name}": shape is a tuple, got {self.shape!r}')
+            shape = tuple(int(size) for size in self.shape)
+            if any(size < -1 for size in shape):
+                raise ValueError(f'tensor "{self.name}": sizes are >= 0 or -1, got {shape}')
+            object.__setattr__(self, "shape", shape)
+
+
+class _Check:
+    """One input's expectations, unpacked once so that `validate` only compares."""
+
+    __slots__ = ("bytes", "dtype", "fixed", "name", "ndim", "optional", "spec")
+
+    def __init__(self, spec: TensorSpec) -> None:
+        self.spec = spec
+        self.name = spec.name
+        self.dtype = numpy_dtype(spec.datatype)
+        self.bytes = spec.datatype == "BYTES"
+        self.optional = spec.optional
+        self.ndim = -1 if spec.shape is None else len(spec.shape)
+        self.fixed = tuple((i, n) for i, n in enumerate(spec.shape or ()) if n >= 0)
+
+
+class Signature:
+    """What a version takes and gives.
+
+    Args:
+        inputs: Input specifications in order.
+        outputs: Output specifications in order; empty where the outputs are not known beforehand.
+
+    Example:
+        >>> signature = Signature([TensorSpec("x", "FP32", (-1, 4))], [])
+        >>> signature.validate({"x": np.zeros((2, 4), np.float32)}, batched=True)[1]
+        2
+    """
+
+    __slots__ = ("_checks", "inputs", "outputs")
+
+    def __init__(
+        self, inputs: Iterable[TensorSpec], outputs: Iterable[TensorSpec] = ()
+    ) -> None:
+        self.inputs = tuple(inputs)
+        self.outputs = tuple(outputs)
+        for side, specs in (("input", self.inputs), ("output", self.outputs)):
+            names = [spec.name for spec in specs]
+            if len(set(names)) != len(names):
+                raise ValueError(f"two {side}s have the same name: {names}")
+        self._checks = tuple(_Check(spec) for spec in self.inputs)
+
+    def __repr__(self) -> str:
+        return f"Signature(inputs={list(self.inputs)!r}, outputs={list(self.outputs)!r})"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Signature):
+            return NotImplemented
+        return self.inputs == other.inputs and self.outputs == other.outputs
+
+    def __hash__(self) -> int:
+        return hash((self.inputs, self.outputs))
+
+    def validate(
+        self, inputs: Mapping[str, Tensor], *, batched: bool
+    ) -> tuple[Mapping[str, Tensor], int]:
+        """Check a request's inputs; return them as the backend takes them, and their rows.
+
+        The mapping given is returned itself when nothing needs converting (text to bytes, Python
+        lists to arrays).
+
+        Args:
+            inputs: Tensors by name.
+            batched: Whether axis 0 of every input is the batch; then all agree on its size.
+
+        Raises:
+            InvalidInput: A tensor is missing, unknown, or of another datatype or shape.
+        """
+        rows = -1
+        seen = 0
+        for check in self._checks:
+            tensor = inputs.get(check.name)
+            if tensor is None:
+                if check.optional and check.name not in inputs:
+                    continue
+                raise InvalidInput(f'input "{check.name}" is missing', path="inputs")
+            seen += 1
+            if check.bytes or not hasattr(tensor, "dtype"):
+                converted = as_tensor(
+                    tensor, check.spec.datatype, path=_path(inputs, check.name)
+                )
+                if converted is not tensor:
+                    inputs = {**inputs, check.name: converted}
+                    tensor = converted
+            elif tensor.dtype != check.dtype:
+                if tensor.dtype.newbyteorder("=") != check.dtype:
+                    raise InvalidInput(
+                        f"expected datatype {check.spec.datatype}, got {tensor.dtype}",
+                        path=_path(inputs, check.name),
+                    )
+                tensor = tensor.astype(check.dtype)
+                inputs = {**inputs, check.name: tensor}
+            shape = tensor.shape
+            if check.ndim >= 0:
+                if len(shape) != check.ndim:
+                    raise _wrong_shape(inputs, check.spec, shape)
+                for axis, size in check.fixed:
+                    if shape[axis] != size:
+                        raise _wrong_shape(inputs, check.spec, shape)
+            if batched:
+                if rows < 0:
+                    if not shape:
+                        raise _wrong_shape(inputs, check.spec, shape)
+                    rows = shape[0]
+                elif not shape or shape[0] != rows:
+                    raise InvalidInput(
+                        f"expected {rows} rows as in the other inputs, got shape {tuple(shape)}",
+                        path=_path(inputs, check.name),
+                    )
+        if seen != len(inputs):
+            known = {check.name for check in self._checks}
+            unknown = next(name for name in inputs if name not in known)
+            raise InvalidInput(
+                f"unknown input; the model takes {', '.join(sorted(known)) or 'none'}",
+                path=_path(inputs, unknown),
+            )
+        return inputs, rows if rows >= 0 else 1
+
+
+def _path(inputs: Mapping[str, Tensor], name: str) -> str:
+    return f'inputs[{list(inputs).index(name)}] "{name}"'
+
+
+def _wrong_shape(
+    inputs: Mapping[str, Tensor], spec: TensorSpec, shape: tuple[int, ...]
+) -> InvalidInput:
+    return InvalidInput(
+        f"expected shape {spec.shape or '(rows, ...)'}, got {tuple(shape)}",
+        path=_path(inputs, spec.name),
+    )
