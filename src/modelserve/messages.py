@@ -248,7 +248,7 @@ class RequestInfo:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a predict function may know beside its inputs; filled in where a parameter is so annotated.
+    """What a predict function may know beside its inputs; given to a parameter so annotated.
 
     Args:
         model: Name of the model.

@@ -152,9 +152,7 @@ class Admin(Protocol):
         """Load a version from the store; returns its number."""
         ...
 
-    async def aunload(
-        self, model: str, version: str = "", *, drain: float = 30.0
-    ) -> None:
+    async def aunload(self, model: str, version: str = "", *, drain: float = 30.0) -> None:
         """Stop routing to a version (without a number: all), wait for its requests, close it."""
         ...
 
