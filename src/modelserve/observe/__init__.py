@@ -1,0 +1,1 @@
+"""What is learnt from closed exchanges: metrics. Nothing here knows models or repositories."""
