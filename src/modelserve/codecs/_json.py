@@ -1,0 +1,105 @@
+"""JSON in and out, with orjson or, where it has no wheel, with the standard library.
+
+Both give the same documents and refuse the same texts: NaN and Infinity, numbers beyond a double,
+lone surrogates, invalid UTF-8. Nothing here knows a protocol.
+"""
+
+from __future__ import annotations
+
+import json
+from math import isinf
+from typing import Any, NoReturn, TypeAlias
+
+import numpy as np
+
+try:
+    import orjson
+except ImportError:  # no wheel for this platform or interpreter
+    orjson = None  # type: ignore[assignment]  # the module or nothing
+
+__all__ = ["Buffer", "dumps", "loads"]
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+
+_INT_RANGE = range(-(2**63), 2**64)
+
+
+def _number_out_of_range() -> NoReturn:
+    raise ValueError("a number is beyond the range of a double")
+
+
+def _parse_float(text: str) -> float:
+    value = float(text)
+    return _number_out_of_range() if isinf(value) else value
+
+
+def _parse_int(text: str) -> int | float:
+    # 20 characters hold every 64-bit integer; longer ones are doubles to orjson.
+    if len(text) <= 20 and (value := int(text)) in _INT_RANGE:
+        return value
+    return _parse_float(text)
+
+
+def _parse_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not a JSON value")
+
+
+_DECODER = json.JSONDecoder(
+    parse_float=_parse_float, parse_int=_parse_int, parse_constant=_parse_constant
+)
+
+
+def _plain_default(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        if value.dtype.kind != "f":
+            return value.tolist()
+        # Text gives the shortest digits of the array's own precision, as orjson writes them.
+        finite = np.isfinite(value).ravel().tolist()
+        digits = value.ravel().astype("U32").tolist()
+        flat = [float(text) if fine else None for text, fine in zip(digits, finite, strict=True)]
+        return flat if value.ndim == 1 else np.array(flat, np.object_).reshape(value.shape).tolist()
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def plain_loads(data: Buffer) -> Any:
+    """Parse with the standard library."""
+    text = bytes(data).decode()
+    try:
+        document = _DECODER.decode(text)
+        if "\\u" in text:
+            # Lone surrogates pass the standard parser; only encoding tells.
+            json.dumps(document, ensure_ascii=False).encode()
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    return document
+
+
+def plain_dumps(document: Any) -> bytes:
+    """Write with the standard library; a float that is no number becomes null in arrays."""
+    return json.dumps(
+        document,
+        ensure_ascii=False,
+        allow_nan=False,
+        separators=(",", ":"),
+        default=_plain_default,
+    ).encode()
+
+
+def fast_loads(data: Buffer) -> Any:
+    """Parse with orjson."""
+    return orjson.loads(data)
+
+
+def fast_dumps(document: Any) -> bytes:
+    """Write with orjson, numpy arrays included."""
+    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+loads = plain_loads if orjson is None else orjson.loads
+"""Parse UTF-8 JSON; raises ValueError for anything else."""
+
+dumps = plain_dumps if orjson is None else fast_dumps
+"""Write UTF-8 JSON. Arrays are C-contiguous and in native byte order; NaN and infinities in them
+become null."""

@@ -1,0 +1,484 @@
+"""Open Inference Protocol v2 over REST: JSON bodies, and Triton's binary tensor extension.
+
+Inference requests and responses both ways, and error bodies. Descriptions of models and
+repositories are in `modelserve.codecs.oip_catalog`; HTTP itself is the transports' matter.
+
+Choices where the protocol leaves one: FP16 is taken and given in JSON, BF16 is not; NaN and
+infinities in an answer's JSON are null (and null is read back as NaN); `null` for an optional
+member counts as absent; unknown members are ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from time import monotonic
+from typing import Any, Final
+
+import numpy as np
+
+from modelserve.errors import BackendError, InvalidInput, Unsupported
+from modelserve.messages import InferRequest, InferResponse, Parameters
+from modelserve.tensors import DATATYPES, Tensor, datatype_of
+
+from ._json import Buffer, dumps, loads
+from ._tensors import from_bytes, from_list, shape_of, short, to_bytes, to_list
+
+__all__ = [
+    "HEADER",
+    "decode_error",
+    "decode_request",
+    "decode_response",
+    "encode_error",
+    "encode_request",
+    "encode_response",
+]
+
+HEADER: Final = "inference-header-content-length"
+"""Name of the HTTP header that holds the length of the JSON part of a binary body."""
+
+_DATATYPES: Final = frozenset(DATATYPES)
+_NONE: Parameters = {}
+_MICROSECOND: Final = 1_000_000
+# A timeout beyond this (three centuries) would not survive the arithmetic of clocks.
+_MAX_TIMEOUT: Final = 10**16
+
+
+def decode_request(
+    body: Buffer, *, model: str, version: str = "", header_length: int | str | None = None
+) -> InferRequest:
+    """Return the request in a body.
+
+    Tensors are read-only. Binary ones of fixed element size are views of `body`, which must
+    neither change nor be reused while they live; they may be unaligned. The parameters `timeout`
+    (microseconds) and `priority` become the request's deadline and priority; the others stay
+    parameters, `sequence_id` being both.
+
+    Args:
+        body: The whole body, decompressed.
+        model: Name of the model, from the path.
+        version: Version number or label, from the path.
+        header_length: Value of the header `Inference-Header-Content-Length`, None without one.
+            It alone decides whether binary tensors may follow the JSON.
+
+    Raises:
+        InvalidInput: The body is not a request; the text says where.
+        Unsupported: It asks for classification, shared memory or a raw request.
+
+    Example:
+        >>> body = b'{"inputs":[{"name":"x","datatype":"INT8","shape":[2],"data":[1,2]}]}'
+        >>> decode_request(body, model="m").inputs["x"]
+        array([1, 2], dtype=int8)
+    """
+    reader = _Reader(body, header_length)
+    document = reader.document
+    names = document.get("inputs")
+    if type(names) is not list:
+        raise InvalidInput(f"expected a list of tensors, got {short(names)}", path="inputs")
+    inputs, input_parameters = reader.tensors(names, "inputs")
+    request = InferRequest(
+        model,
+        inputs,
+        version=version,
+        id=_text(document, "id"),
+        input_parameters=input_parameters,
+    )
+    parameters = document.get("parameters")
+    if parameters is not None:
+        _set_parameters(request, _parameters(parameters, "parameters"))
+    outputs = document.get("outputs")
+    if outputs is not None:
+        _set_outputs(request, outputs)
+    return request
+
+
+def decode_response(
+    body: Buffer, *, header_length: int | str | None = None
+) -> InferResponse:
+    """Return the response in a body, as a client reads it.
+
+    Args:
+        body: The whole body, decompressed.
+        header_length: Value of the header `Inference-Header-Content-Length`, None without one.
+
+    Raises:
+        InvalidInput: The body is not a response; the text says where.
+    """
+    reader = _Reader(body, header_length, nulls=True)
+    document = reader.document
+    found = document.get("outputs")
+    if type(found) is not list:
+        raise InvalidInput(f"expected a list of tensors, got {short(found)}", path="outputs")
+    outputs, output_parameters = reader.tensors(found, "outputs")
+    parameters = document.get("parameters")
+    return InferResponse(
+        _text(document, "model_name"),
+        _text(document, "model_version"),
+        outputs,
+        id=_text(document, "id"),
+        parameters=_NONE if parameters is None else _parameters(parameters, "parameters"),
+        output_parameters=output_parameters,
+    )
+
+
+class _Reader:
+    """A body's JSON part and the place where its next binary tensor begins."""
+
+    __slots__ = ("binary", "body", "booleans", "document", "nulls", "offset")
+
+    def __init__(self, body: Buffer, header_length: int | str | None, nulls: bool = False) -> None:
+        if type(body) is not bytes:
+            body = memoryview(body).toreadonly()
+        self.body = body
+        self.binary = header_length is not None
+        self.nulls = nulls
+        head: Buffer = body
+        if header_length is not None:
+            self.offset = _header_length(header_length, len(body))
+            head = bytes(body[: self.offset])
+        else:
+            self.offset = len(body)
+            if type(head) is not bytes:
+                head = bytes(head)
+        try:
+            self.document: dict[str, Any] = loads(head)
+        except ValueError as error:
+            raise InvalidInput(f"the body is not valid JSON: {error}") from None
+        if type(self.document) is not dict:
+            raise InvalidInput(f"expected a JSON object, got {short(self.document)}")
+        # One look at the text saves looking at every element's type.
+        self.booleans = b"true" in head or b"false" in head
+
+    def tensors(
+        self, documents: list[Any], side: str
+    ) -> tuple[dict[str, Tensor], Mapping[str, Parameters]]:
+        tensors: dict[str, Tensor] = {}
+        kept: dict[str, Parameters] = {}
+        for index, document in enumerate(documents):
+            place = f"{side}[{index}]"
+            if type(document) is not dict:
+                raise InvalidInput(f"expected an object, got {short(document)}", path=place)
+            name = _name(document, place)
+            if name in tensors:
+                raise InvalidInput(f'"{name[:80]}" stands there twice', path=f"{place}.name")
+            parameters = document.get("parameters")
+            if parameters is not None:
+                parameters = _parameters(parameters, f"{place}.parameters")
+                tensors[name] = self._tensor(document, parameters, place)
+                if parameters:
+                    kept[name] = parameters
+            else:
+                tensors[name] = self._tensor(document, _NONE, place)
+        if self.binary and self.offset != len(self.body):
+            raise InvalidInput(
+                f"{len(self.body) - self.offset} bytes follow the last binary tensor"
+            )
+        return tensors, kept or _NONE
+
+    def _tensor(self, document: dict[str, Any], parameters: Parameters, place: str) -> Tensor:
+        datatype = document.get("datatype")
+        if type(datatype) is not str or datatype not in _DATATYPES:
+            raise InvalidInput(
+                f"expected one of {', '.join(DATATYPES)}, got {short(datatype)}",
+                path=f"{place}.datatype",
+            )
+        shape, count = shape_of(document.get("shape"), place)
+        if "binary_data_size" in parameters:
+            return self._binary(document, parameters, datatype, shape, count, place)
+        if "shared_memory_region" in parameters:
+            raise Unsupported(f"{place}.parameters: shared memory is not offered here")
+        if "data" not in document:
+            raise InvalidInput("expected data, or binary_data_size in parameters", path=place)
+        return from_list(
+            document["data"],
+            datatype,
+            shape,
+            count,
+            place,
+            booleans=self.booleans,
+            nulls=self.nulls,
+        )
+
+    def _binary(
+        self,
+        document: dict[str, Any],
+        parameters: Parameters,
+        datatype: str,
+        shape: tuple[int, ...],
+        count: int,
+        place: str,
+    ) -> Tensor:
+        size = parameters.pop("binary_data_size")  # type: ignore[attr-defined]  # our own dict
+        where = f"{place}.parameters.binary_data_size"
+        if type(size) is not int or size < 0:
+            raise InvalidInput(f"expected a number of bytes, got {short(size)}", path=where)
+        if "data" in document:
+            raise InvalidInput("expected data or binary_data_size, got both", path=place)
+        if not self.binary:
+            raise InvalidInput("binary data needs the header Inference-Header-Content-Length", path=where)
+        start = self.offset
+        if size > len(self.body) - start:
+            raise InvalidInput(
+                f"expected {size} bytes of binary data, got {len(self.body) - start}", path=where
+            )
+        self.offset = start + size
+        return from_bytes(self.body, start, size, datatype, shape, count, place)
+
+
+def _header_length(value: int | str, size: int) -> int:
+    if isinstance(value, str):
+        if not (value.isascii() and value.isdigit() and len(value) < 20):
+            raise InvalidInput(f"expected a number, got {short(value)}", path=HEADER)
+        value = int(value)
+    if not 0 <= value <= size:
+        raise InvalidInput(f"expected at most the body's {size} bytes, got {value}", path=HEADER)
+    if value == 0:
+        raise Unsupported("a request without a JSON part is not offered here")
+    return value
+
+
+def _name(document: dict[str, Any], place: str) -> str:
+    name = document.get("name")
+    if type(name) is not str or not name:
+        raise InvalidInput(f"expected a name, got {short(name)}", path=f"{place}.name")
+    return name
+
+
+def _text(document: dict[str, Any], member: str) -> str:
+    value = document.get(member)
+    if value is None:
+        return ""
+    if type(value) is not str:
+        raise InvalidInput(f"expected a string, got {short(value)}", path=member)
+    return value
+
+
+def _parameters(value: Any, place: str) -> dict[str, Any]:
+    if type(value) is not dict:
+        raise InvalidInput(f"expected an object, got {short(value)}", path=place)
+    for name, parameter in value.items():
+        if not isinstance(parameter, str | bool | int | float):
+            raise InvalidInput(
+                f"expected a boolean, number or string, got {short(parameter)}",
+                path=f"{place}.{name[:80]}",
+            )
+    return value
+
+
+def _natural(parameters: dict[str, Any], name: str, limit: int) -> int:
+    value = parameters.pop(name, 0)
+    if type(value) is not int or not 0 <= value <= limit:
+        raise InvalidInput(
+            f"expected an integer from 0 to {limit}, got {short(value)}", path=f"parameters.{name}"
+        )
+    return value
+
+
+def _set_parameters(request: InferRequest, parameters: dict[str, Any]) -> None:
+    if "timeout" in parameters:
+        microseconds = _natural(parameters, "timeout", _MAX_TIMEOUT)
+        if microseconds:
+            request.deadline = monotonic() + microseconds / _MICROSECOND
+    if "priority" in parameters:
+        request.priority = _natural(parameters, "priority", 2**64 - 1)
+    sequence_id = parameters.get("sequence_id", 0)
+    if type(sequence_id) not in (int, str):
+        raise InvalidInput(
+            f"expected an integer or a string, got {short(sequence_id)}",
+            path="parameters.sequence_id",
+        )
+    request.sequence_id = sequence_id
+    _flag(parameters, "binary_data_output", "parameters")
+    request.parameters = parameters
+
+
+def _flag(parameters: Parameters, name: str, place: str) -> None:
+    value = parameters.get(name, False)
+    if type(value) is not bool:
+        raise InvalidInput(f"expected true or false, got {short(value)}", path=f"{place}.{name}")
+
+
+def _set_outputs(request: InferRequest, documents: Any) -> None:
+    if type(documents) is not list:
+        raise InvalidInput(f"expected a list, got {short(documents)}", path="outputs")
+    names: list[str] = []
+    kept: dict[str, Parameters] = {}
+    for index, document in enumerate(documents):
+        place = f"outputs[{index}]"
+        if type(document) is not dict:
+            raise InvalidInput(f"expected an object, got {short(document)}", path=place)
+        name = _name(document, place)
+        if name in names:
+            raise InvalidInput(f'"{name[:80]}" stands there twice', path=f"{place}.name")
+        names.append(name)
+        if document.get("parameters") is not None:
+            place = f"{place}.parameters"
+            parameters = _parameters(document["parameters"], place)
+            _flag(parameters, "binary_data", place)
+            for unsupported in ("classification", "shared_memory_region"):
+                if unsupported in parameters:
+                    raise Unsupported(f"{place}.{unsupported}: not offered here")
+            if parameters:
+                kept[name] = parameters
+    # An empty list names nothing, as Triton reads it: all outputs are wanted.
+    request.outputs = names or None
+    if kept:
+        request.output_parameters = kept
+
+
+def encode_response(
+    response: InferResponse, request: InferRequest | None = None
+) -> tuple[list[bytes | memoryview], int | None]:
+    """Return a response's body as buffers to write in order, and the length of its JSON part.
+
+    An output goes as binary data when its own parameter `binary_data` in `request` says so, or
+    else when the request's parameter `binary_data_output` does. The length is None where none
+    does; otherwise it is the value of the header `Inference-Header-Content-Length`. The JSON part
+    is padded with spaces so that the data behind it stands at a multiple of 8.
+
+    Raises:
+        InvalidInput: An output asked for in JSON has no such form.
+        BackendError: An output is not a tensor of the protocol.
+    """
+    default = False
+    wanted: Mapping[str, Parameters] = _NONE
+    if request is not None:
+        default = request.parameters.get("binary_data_output") is True
+        wanted = request.output_parameters
+    blobs: list[bytes | memoryview] = []
+    outputs: list[dict[str, Any]] = []
+    for name, tensor in response.outputs.items():
+        array = tensor if type(tensor) is np.ndarray else np.asarray(tensor)
+        try:
+            datatype = datatype_of(array.dtype)
+        except InvalidInput as error:
+            raise BackendError(f'output "{name}": {error}') from error
+        binary = wanted[name].get("binary_data", default) if name in wanted else default
+        outputs.append(
+            _tensor_document(
+                name, array, datatype, blobs, binary, response.output_parameters, "outputs"
+            )
+        )
+    document: dict[str, Any] = {"model_name": response.model, "model_version": response.version}
+    if response.id:
+        document["id"] = response.id
+    if response.parameters:
+        document["parameters"] = response.parameters
+    document["outputs"] = outputs
+    return _assemble(document, blobs)
+
+
+def encode_request(
+    request: InferRequest, *, binary: bool = True
+) -> tuple[list[bytes | memoryview], int | None]:
+    """Return a request's body as buffers to write in order, and the length of its JSON part.
+
+    The model and version belong into the path. What is left until the deadline is sent as the
+    parameter `timeout`.
+
+    Args:
+        request: Its inputs are arrays (anything `np.asarray` takes, with the right dtype).
+        binary: Send inputs and ask for outputs as binary data; otherwise as JSON.
+
+    Raises:
+        InvalidInput: An input has no such form: no datatype, or NaN, infinities, BF16 or bytes
+            that are not UTF-8 in JSON.
+    """
+    blobs: list[bytes | memoryview] = []
+    inputs: list[dict[str, Any]] = []
+    for index, (name, tensor) in enumerate(request.inputs.items()):
+        array = np.asarray(tensor)
+        datatype = datatype_of(array.dtype)
+        if not binary and array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise InvalidInput(
+                "NaN and infinities have no JSON form; send it as binary data",
+                path=f'inputs[{index}] "{name}"',
+            )
+        inputs.append(
+            _tensor_document(
+                name, array, datatype, blobs, binary, request.input_parameters, "inputs"
+            )
+        )
+    document: dict[str, Any] = {}
+    if request.id:
+        document["id"] = request.id
+    parameters = _request_parameters(request, binary)
+    if parameters:
+        document["parameters"] = parameters
+    document["inputs"] = inputs
+    if request.outputs is not None:
+        document["outputs"] = [
+            _output_document(name, request.output_parameters, binary) for name in request.outputs
+        ]
+    return _assemble(document, blobs)
+
+
+def _request_parameters(request: InferRequest, binary: bool) -> dict[str, Any]:
+    parameters = dict(request.parameters)
+    parameters.pop("binary_data_output", None)
+    if binary:
+        parameters["binary_data_output"] = True
+    if request.priority:
+        parameters["priority"] = request.priority
+    if request.sequence_id:
+        parameters["sequence_id"] = request.sequence_id
+    if request.deadline is not None:
+        # At least one microsecond: 0 would mean no limit.
+        left = int((request.deadline - monotonic()) * _MICROSECOND)
+        parameters["timeout"] = min(max(left, 1), _MAX_TIMEOUT)
+    return parameters
+
+
+def _output_document(
+    name: str, parameters: Mapping[str, Parameters], binary: bool
+) -> dict[str, Any]:
+    kept = {k: v for k, v in parameters.get(name, _NONE).items() if k != "binary_data"}
+    if binary:
+        kept["binary_data"] = True
+    return {"name": name, "parameters": kept} if kept else {"name": name}
+
+
+def _tensor_document(
+    name: str,
+    array: np.ndarray[Any, Any],
+    datatype: str,
+    blobs: list[bytes | memoryview],
+    binary: bool,
+    parameters: Mapping[str, Parameters],
+    side: str,
+) -> dict[str, Any]:
+    document: dict[str, Any] = {"name": name, "datatype": datatype, "shape": array.shape}
+    kept = parameters.get(name)
+    if binary:
+        blob = to_bytes(array, datatype)
+        blobs.append(blob)
+        document["parameters"] = {**(kept or _NONE), "binary_data_size": len(blob)}
+        return document
+    if kept:
+        document["parameters"] = kept
+    document["data"] = to_list(array, datatype, f'{side} "{name}"')
+    return document
+
+
+def _assemble(
+    document: dict[str, Any], blobs: list[bytes | memoryview]
+) -> tuple[list[bytes | memoryview], int | None]:
+    head = dumps(document)
+    if not blobs:
+        return [head], None
+    head += b" " * (-len(head) % 8)
+    return [head, *blobs], len(head)
+
+
+def encode_error(text: str) -> bytes:
+    """Return the body of an error answer: `{"error": text}`, valid UTF-8 whatever the text."""
+    return dumps({"error": text.encode(errors="replace").decode()})
+
+
+def decode_error(body: Buffer) -> str:
+    """Return the text of an error answer's body, or empty text where it is not one."""
+    try:
+        document = loads(bytes(body))
+    except ValueError:
+        return ""
+    text = document.get("error") if type(document) is dict else None
+    return text if type(text) is str else ""
