@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 RUN = ("python", "bash", "console")
-SHOWN = ("", "html", "ini", "json", "mermaid", "pbtxt", "text", "toml", "yaml")
+SHOWN = ("html", "ini", "json", "text", "toml", "yaml")
 
 _FENCE = re.compile(r"(?P<indent> *)(?P<ticks>`{3,}|~{3,})(?P<info>.*)")
 _NOTE = re.compile(r"<!--\s*(?P<verb>not run|file|background)\s*:(?P<text>.*?)-->\s*$")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from documents import RUN, SHOWN, PageError, blocks, run, with_free_ports
+from modelserve import errors
 
 ROOT = Path(__file__).parents[2]
 RUNNER = ROOT / "tests" / "documents.py"
@@ -87,6 +88,17 @@ def test_readme_names_two_commands() -> None:
     assert [command.split()[3] for command in commands] == [".venv", ".venv-test"]
     assert commands[0].endswith(" demo")
     assert commands[1].endswith(" -m pytest -q")
+
+
+def test_errors_page_has_the_statuses_of_the_classes() -> None:
+    text = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
+    written = re.findall(r"^\| `(\w+)` \| (\d+) \| (\w+) \|", text, re.MULTILINE)
+    found = [
+        (name, str(error.http), error.grpc)
+        for name in errors.__all__
+        if not (error := getattr(errors, name)).__subclasses__() or error is errors.LoadError
+    ]
+    assert sorted(written) == sorted(found)
 
 
 # The runner itself.
