@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import chain
 from math import nan
-from struct import Struct, error as StructError, pack
+from struct import Struct, pack
+from struct import error as StructError
 from typing import Any, Final
 
 import numpy as np
@@ -245,7 +246,9 @@ def from_bytes(
         raw = array.view(np.uint8)
         if raw.max() > 1:
             index = int((raw > 1).argmax())
-            raise InvalidInput(f"expected a byte of 0 or 1, got {raw[index]}", path=f"{place}[{index}]")
+            raise InvalidInput(
+                f"expected a byte of 0 or 1, got {raw[index]}", path=f"{place}[{index}]"
+            )
     return array.reshape(shape)
 
 
@@ -287,7 +290,7 @@ def to_bytes(array: NDArray[Any], datatype: str) -> bytes | memoryview:
     array = np.ascontiguousarray(array, wire_dtype(datatype))
     if array.nbytes < 16384:
         return array.tobytes()
-    return memoryview(array.reshape(-1).view(np.uint8))
+    return array.reshape(-1).view(np.uint8).data
 
 
 def to_list(array: NDArray[Any], datatype: str, place: str) -> Any:

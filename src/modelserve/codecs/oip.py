@@ -91,9 +91,7 @@ def decode_request(
     return request
 
 
-def decode_response(
-    body: Buffer, *, header_length: int | str | None = None
-) -> InferResponse:
+def decode_response(body: Buffer, *, header_length: int | str | None = None) -> InferResponse:
     """Return the response in a body, as a client reads it.
 
     Args:
@@ -214,7 +212,9 @@ class _Reader:
         if "data" in document:
             raise InvalidInput("expected data or binary_data_size, got both", path=place)
         if not self.binary:
-            raise InvalidInput("binary data needs the header Inference-Header-Content-Length", path=where)
+            raise InvalidInput(
+                "binary data needs the header Inference-Header-Content-Length", path=where
+            )
         start = self.offset
         if size > len(self.body) - start:
             raise InvalidInput(

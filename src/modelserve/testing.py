@@ -1,0 +1,172 @@
+"""A model that is only a function, for tests of whatever takes a `Servable`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from inspect import isawaitable
+from typing import Any, TypeAlias
+
+from modelserve.errors import BackendError, ModelNotFound, ModelNotReady, ServeError
+from modelserve.messages import InferRequest, InferResponse
+from modelserve.protocols import Policy, State, VersionInfo
+from modelserve.tensors import Signature, Tensor, TensorSpec
+
+__all__ = ["StubModel"]
+
+Outputs: TypeAlias = Mapping[str, Tensor]
+
+
+class StubModel:
+    """One model with one version, answered by a plain function: Servable, Catalog and Admin.
+
+    It needs no runtime and no file, runs the function in the caller's event loop, and does not
+    batch. Not safe for use from several threads at once.
+
+    Args:
+        function: Takes the inputs by name, gives the outputs by name; may be a coroutine
+            function. Without one the outputs are the inputs.
+        inputs: What it takes. Empty: any tensors, unchecked.
+        outputs: What it gives, for its description only.
+        name: Name of the model.
+        version: Number of its one version.
+        labels: Labels that stand for the version.
+        latency: Seconds every answer takes at least.
+        fail_every: Every n-th request fails with `error`; 0 for never.
+        error: What a failing request raises.
+
+    Example:
+        >>> import asyncio, numpy as np
+        >>> stub = StubModel(lambda inputs: {"y": inputs["x"] * 2}, name="double")
+        >>> request = InferRequest("double", {"x": np.ones(3, np.float32)})
+        >>> asyncio.run(stub.infer(request)).outputs["y"]
+        array([2., 2., 2.], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Mapping[str, Tensor]], Outputs | Awaitable[Outputs]] = dict,
+        *,
+        inputs: Iterable[TensorSpec] = (),
+        outputs: Iterable[TensorSpec] = (),
+        name: str = "stub",
+        version: str = "1",
+        labels: Iterable[str] = (),
+        latency: float = 0.0,
+        fail_every: int = 0,
+        error: ServeError | None = None,
+    ) -> None:
+        self.function = function
+        self.signature = Signature(inputs, outputs)
+        self.name = name
+        self.version = version
+        self.labels = tuple(labels)
+        self.latency = latency
+        self.fail_every = fail_every
+        self.error = error or BackendError("the stub was told to fail")
+        self.state: State = "READY"
+        self.count = 0
+        """How many requests came."""
+        self.requests: deque[InferRequest] = deque(maxlen=100)
+        """The latest requests, oldest first."""
+
+    def _find(self, model: str, version: str) -> None:
+        if model != self.name:
+            raise ModelNotFound(f'unknown model "{model}"')
+        if version not in ("", self.version, *self.labels):
+            raise ModelNotFound(f'model "{model}" has no version "{version}"')
+
+    async def infer(self, request: InferRequest) -> InferResponse:
+        """Answer one request with what the function gives.
+
+        Raises:
+            ModelNotFound: It is for another model or version.
+            ModelNotReady: The version was unloaded.
+            InvalidInput: The inputs do not fit.
+            BackendError: The function failed.
+        """
+        self._find(request.model, request.version)
+        if self.state != "READY":
+            raise ModelNotReady(f'model "{self.name}" version {self.version} is not loaded')
+        self.count += 1
+        self.requests.append(request)
+        inputs = request.inputs
+        if self.signature.inputs:
+            inputs, _ = self.signature.validate(inputs, batched=False)
+        if self.latency:
+            await asyncio.sleep(self.latency)
+        if self.fail_every and self.count % self.fail_every == 0:
+            raise self.error
+        outputs = await self._call(inputs)
+        if request.outputs is not None:
+            outputs = {name: outputs[name] for name in request.outputs if name in outputs}
+        return InferResponse(self.name, self.version, outputs, id=request.id)
+
+    async def _call(self, inputs: Mapping[str, Tensor]) -> Outputs:
+        try:
+            outputs: Any = self.function(inputs)
+            if isawaitable(outputs):
+                outputs = await outputs
+        except ServeError:
+            raise
+        except Exception as error:
+            raise BackendError(f'model "{self.name}" failed') from error
+        found: Outputs = outputs
+        return found
+
+    async def stream(
+        self, request: InferRequest | AsyncIterable[InferRequest]
+    ) -> AsyncIterator[InferResponse]:
+        """Answer each request with one response."""
+        if isinstance(request, InferRequest):
+            yield await self.infer(request)
+            return
+        async for one in request:
+            yield await self.infer(one)
+
+    def _info(self) -> VersionInfo:
+        ready = self.state == "READY"
+        return VersionInfo(
+            model=self.name,
+            version=self.version,
+            state=self.state,
+            reason="" if ready else "unloaded",
+            signature=self.signature if ready else None,
+            platform="python",
+            batching="a stub does not batch",
+            labels=self.labels,
+            versions=(self.version,) if ready else (),
+        )
+
+    async def index(self) -> list[VersionInfo]:
+        """List the one version."""
+        return [self._info()]
+
+    async def describe(self, model: str, version: str = "") -> VersionInfo:
+        """Describe the version."""
+        self._find(model, version)
+        if self.state != "READY":
+            raise ModelNotReady(f'model "{model}" version {self.version} is not loaded')
+        return self._info()
+
+    async def ready(self, model: str = "", version: str = "") -> bool:
+        """Tell whether the version is loaded."""
+        if model:
+            self._find(model, version)
+        return self.state == "READY"
+
+    async def aload(self, model: str, version: str = "") -> str:
+        """Make the version ready; returns its number."""
+        self._find(model, version)
+        self.state = "READY"
+        return self.version
+
+    async def aunload(self, model: str, version: str = "", *, drain: float = 30.0) -> None:
+        """Make the version unavailable."""
+        self._find(model, version)
+        self.state = "UNAVAILABLE"
+
+    async def aroute(self, model: str, policy: Policy | str | None) -> None:
+        """Accept any policy: there is one version to choose."""
+        self._find(model, "" if policy is None or not isinstance(policy, str) else policy)

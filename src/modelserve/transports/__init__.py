@@ -1,0 +1,1 @@
+"""Ways in: each transport turns its wire into messages for a `Servable`, and answers back."""

@@ -1,0 +1,385 @@
+"""The HTTP routes as an ASGI 3 application, and mounting it beside another one.
+
+No framework and no lifespan are needed. Sockets and HTTP parsing are the ASGI server's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio import CancelledError, Task, TimerHandle, current_task
+from collections.abc import Awaitable, Callable, Generator, Iterable, MutableMapping
+from typing import Any, Final, Generic, TypeAlias, TypeVar, cast
+
+from modelserve.codecs import oip
+from modelserve.errors import Cancelled, PayloadTooLarge
+from modelserve.messages import Exchange
+from modelserve.protocols import Authenticator, Servable
+
+from .routes import (
+    MAX_BODY_SIZE,
+    BodyTimeout,
+    Exposition,
+    NoSuchPath,
+    Reply,
+    Request,
+    Route,
+    Routes,
+)
+
+__all__ = ["ASGIApp", "Message", "Receive", "Scope", "Send", "mount"]
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+Application: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+_T = TypeVar("_T")
+
+_WATCH_AFTER: Final = 0.05
+"""Seconds an answer may take before its client is watched. Watching costs a task; most answers
+are there sooner."""
+
+
+class ASGIApp:
+    """Serves models over HTTP inside any ASGI server or framework, at any prefix.
+
+    The routes are those of the Open Inference Protocol v2: health, metadata, infer in JSON and
+    with binary tensors, repository index, and /metrics. One object may serve several event loops.
+    It owns nothing: it starts nothing at lifespan startup and closes nothing at shutdown.
+
+    A client that goes away while its request waits or runs takes the request back, where the
+    server tells: it is looked for once an answer takes longer than 50 ms.
+
+    Args:
+        servable: What answers: a repository, a model, a client.
+        admin: Whether the routes that load and unload models are offered. Without an
+            authenticator everyone who reaches the app may then use them.
+        authenticator: Tells who is calling; None admits everyone.
+        max_body_size: Bytes the body of an inference request may have.
+        body_timeout: Seconds the whole body may take to arrive; None for any time.
+        metrics: What /metrics shows: an object with `render`, True for the servable's own
+            `metrics` where it has one, False for nothing.
+        record: Gets every closed exchange; by default the servable's own `record`, if it has one.
+
+    Raises:
+        ValueError: A limit is negative.
+
+    Example:
+        >>> from modelserve.testing import StubModel
+        >>> app = ASGIApp(StubModel(name="echo"))  # `uvicorn module:app`, or app.mount("/ml", app)
+    """
+
+    def __init__(
+        self,
+        servable: Servable,
+        *,
+        admin: bool = False,
+        authenticator: Authenticator | None = None,
+        max_body_size: int = MAX_BODY_SIZE,
+        body_timeout: float | None = 30.0,
+        metrics: Exposition | bool = True,
+        record: Callable[[Exchange], None] | None = None,
+    ) -> None:
+        if body_timeout is not None and body_timeout <= 0:
+            raise ValueError(f"body_timeout is more than 0 seconds, got {body_timeout}")
+        if isinstance(metrics, bool):
+            found = getattr(servable, "metrics", None) if metrics else None
+            exposition = cast(Exposition, found) if hasattr(found, "render") else None
+        else:
+            exposition = metrics
+        self._body_timeout = body_timeout
+        self._routes = Routes(
+            servable,
+            admin=admin,
+            authenticator=authenticator,
+            metrics=exposition,
+            record=record,
+            max_body_size=max_body_size,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one ASGI connection scope."""
+        kind = scope["type"]
+        if kind == "http":
+            await self._http(scope, receive, send)
+        elif kind == "lifespan":
+            await _lifespan(receive, send)
+        elif kind == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": 1003, "reason": "no WebSocket here"})
+        else:
+            raise ValueError(f'unknown ASGI scope type "{kind}"')
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope["method"], _path(scope), _Headers(scope["headers"]))
+        sent = 0
+        try:
+            reply = await self._reply(request, receive)
+            if reply is None:
+                _gone(request)
+                return
+            await send(
+                {"type": "http.response.start", "status": reply.status, "headers": reply.headers}
+            )
+            body = reply.body
+            whole = body[0] if len(body) == 1 else b"".join(body)
+            await send({"type": "http.response.body", "body": whole})
+            sent = reply.size
+        except OSError:
+            # How a server may tell that the client is gone; nobody is left to be told.
+            _gone(request)
+        except CancelledError:
+            _gone(request)
+            raise
+        finally:
+            self._routes.close(request, sent)
+
+    async def _reply(self, request: Request, receive: Receive) -> Reply | None:
+        """Return the reply, or None when there is nobody to answer any more."""
+        routes = self._routes
+        try:
+            route = routes.open(request)
+            if route.max_body:
+                request.body = await self._body(request, route, receive)
+        except _ClientGone:
+            return None
+        except Exception as error:  # the boundary of one HTTP request, up to its body
+            return routes.refuse(request, error)
+        answer = routes.answer(request, route)
+        if request.exchange is None:
+            return await answer
+        try:
+            return await _Interruptible(answer, _WATCH_AFTER, receive)
+        except _Interrupted:
+            return None
+        except CancelledError as error:
+            task = current_task()
+            if task is None or task.cancelling():
+                raise
+            # Nobody cancelled this task: what it waited for was cancelled inside the servable.
+            return routes.refuse(request, RuntimeError(f"the answer was cancelled: {error}"))
+
+    async def _body(self, request: Request, route: Route, receive: Receive) -> bytes:
+        limit = route.max_body
+        length = request.header("content-length")
+        if length is not None and length.isdecimal() and int(length[:20]) > limit:
+            raise PayloadTooLarge(f"the body has {length[:20]} bytes; {limit} are allowed")
+        reading = _read(receive, limit)
+        if self._body_timeout is None:
+            return await reading
+        try:
+            return await _Interruptible(reading, self._body_timeout)
+        except _Interrupted:
+            raise BodyTimeout(f"the body took more than {self._body_timeout} seconds") from None
+
+
+def _gone(request: Request) -> None:
+    if request.exchange is not None:
+        request.exchange.code = Cancelled.grpc
+
+
+def _path(scope: Scope) -> str:
+    """Return the path below the mount, whether the server left the mount's prefix on or not."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "")
+    if root:
+        root = root.rstrip("/")
+        if path.startswith(root) and (len(path) == len(root) or path[len(root)] == "/"):
+            path = path[len(root) :] or "/"
+    raw: bytes | None = scope.get("raw_path")
+    if raw and b"%" in raw and b"%2f" in raw.lower():
+        # An encoded "/" is data to its sender; decoded it would pass for a separator.
+        return ""
+    return path
+
+
+class _Headers:
+    """Looks up a request's headers by lower-case name."""
+
+    __slots__ = ("_values",)
+
+    def __init__(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        self._values = dict(headers)
+
+    def __call__(self, name: str) -> str | None:
+        value = self._values.get(name.encode())
+        return None if value is None else value.decode("latin-1")
+
+
+async def _read(receive: Receive, limit: int) -> bytes:
+    message = await receive()
+    if message["type"] == "http.request" and not message.get("more_body", False):
+        body: bytes = message.get("body", b"")
+        if len(body) > limit:
+            raise PayloadTooLarge(f"the body has {len(body)} bytes; {limit} are allowed")
+        return body
+    chunks = []
+    size = 0
+    while True:
+        if message["type"] == "http.disconnect":
+            raise _ClientGone
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        if size > limit:
+            raise PayloadTooLarge(f"the body has more than the {limit} bytes allowed")
+        chunks.append(chunk)
+        if not message.get("more_body", False):
+            return b"".join(chunks)
+        message = await receive()
+
+
+class _ClientGone(Exception):
+    """The client went away before its body was whole."""
+
+
+class _Interrupted(Exception):
+    """The time was up, or the client went away."""
+
+
+class _Interruptible(Generic[_T]):
+    """Awaits something for a limited time; costs nothing when that is done without suspending.
+
+    With `receive`, the end of the time does not interrupt it but begins to watch the client,
+    whose disconnection does. Never longer than the awaitable: an adapter may wait for a pending
+    `receive` after the response for ever.
+    """
+
+    __slots__ = (
+        "_awaitable",
+        "_cancelling",
+        "_delay",
+        "_interrupted",
+        "_over",
+        "_receive",
+        "_task",
+        "_watch",
+    )
+
+    def __init__(
+        self, awaitable: Awaitable[_T], delay: float, receive: Receive | None = None
+    ) -> None:
+        self._awaitable = awaitable
+        self._delay = delay
+        self._receive = receive
+        self._interrupted = False
+        self._over = False
+        self._watch: Task[Message] | None = None
+
+    def __await__(self) -> Generator[Any, None, _T]:
+        iterator = self._awaitable.__await__()
+        try:
+            step = next(iterator)
+        except StopIteration as done:
+            return cast(_T, done.value)
+        timer = self._arm()
+        try:
+            while True:
+                try:
+                    yield step
+                except BaseException as error:  # not caught: passed on into the awaitable
+                    step = iterator.throw(error)
+                else:
+                    step = next(iterator)
+        except StopIteration as done:
+            return cast(_T, done.value)
+        except CancelledError:
+            if self._settle():
+                raise _Interrupted from None
+            raise
+        finally:
+            self._settle()
+            self._over = True
+            timer.cancel()
+            if self._watch is not None:
+                self._watch.cancel()
+
+    def _settle(self) -> bool:
+        """Take our own cancellation back; tell whether the task is to go on."""
+        if not self._interrupted:
+            return False
+        self._interrupted = False
+        return self._task.uncancel() <= self._cancelling
+
+    def _arm(self) -> TimerHandle:
+        task = current_task()
+        if task is None:
+            raise RuntimeError("an ASGI application runs in an asyncio task")
+        self._task = task
+        self._cancelling = task.cancelling()
+        loop = task.get_loop()
+        return loop.call_later(
+            self._delay, self._interrupt if self._receive is None else self._look
+        )
+
+    def _interrupt(self) -> None:
+        if not self._over:
+            self._interrupted = True
+            self._task.cancel()
+
+    def _look(self) -> None:
+        self._watch = asyncio.ensure_future(cast(Receive, self._receive)())
+        self._watch.add_done_callback(self._seen)
+
+    def _seen(self, watch: Task[Message]) -> None:
+        # A server whose `receive` fails here cannot tell; the answer is made all the same.
+        if watch.cancelled() or watch.exception() is not None:
+            return
+        if watch.result()["type"] == "http.disconnect":
+            self._interrupt()
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while (await receive())["type"] == "lifespan.startup":
+        await send({"type": "lifespan.startup.complete"})
+    await send({"type": "lifespan.shutdown.complete"})
+
+
+def mount(app: Application | None, path: str, mounted: Application | Servable) -> Application:
+    """Return an ASGI application that gives one path to `mounted`, and everything else to `app`.
+
+    For frameworks without a mount of their own, such as Django and Quart.
+
+    Args:
+        app: The application beside, which gets the lifespan too; None answers 404.
+        path: The prefix, e.g. ``"/ml"``.
+        mounted: An ASGI application, or a servable to be wrapped in an `ASGIApp`.
+
+    Raises:
+        ValueError: The prefix does not begin with "/", or is only that.
+
+    Example:
+        >>> from modelserve.testing import StubModel
+        >>> application = mount(None, "/ml", StubModel())
+    """
+    prefix = path.rstrip("/")
+    if not prefix.startswith("/"):
+        raise ValueError(f'a prefix is like "/ml", got {path!r}')
+    inner = ASGIApp(cast(Servable, mounted)) if hasattr(mounted, "infer") else mounted
+    beside = app or _nothing
+
+    async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] in ("http", "websocket"):
+            root = scope.get("root_path", "").rstrip("/")
+            below = _path(scope)
+            if below == prefix or below.startswith(prefix + "/"):
+                scope = {**scope, "root_path": root + prefix, "path": root + below}
+                await inner(scope, receive, send)
+                return
+        await beside(scope, receive, send)
+
+    return dispatch
+
+
+async def _nothing(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "lifespan":
+        await _lifespan(receive, send)
+    elif scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.close", "code": 1003, "reason": "nothing here"})
+    else:
+        error = NoSuchPath(f'there is no path "{scope["path"][:200]}" here')
+        body = oip.encode_error(str(error))
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": error.http, "headers": headers})
+        await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,513 @@
+"""One table of routes for every HTTP transport: paths, scopes, limits, errors to statuses.
+
+A transport reads and writes; everything between is here. On the way of a request nothing is
+awaited but the servable, so a transport may step `answer` without a task or even a loop.
+"""
+
+from __future__ import annotations
+
+import logging
+import zlib
+from collections.abc import Awaitable, Callable
+from itertools import count
+from math import ceil
+from secrets import token_hex
+from time import perf_counter
+from typing import Final, Protocol, TypeAlias, cast
+
+from modelserve.codecs import oip, oip_catalog
+from modelserve.errors import (
+    BackendError,
+    ClientError,
+    InvalidInput,
+    MethodNotAllowed,
+    PayloadTooLarge,
+    PermissionDenied,
+    ServeError,
+    Unauthenticated,
+    Unsupported,
+)
+from modelserve.messages import Exchange, Principal
+from modelserve.protocols import Admin, Authenticator, Catalog, Servable
+
+__all__ = [
+    "MAX_BODY_SIZE",
+    "BodyTimeout",
+    "Exposition",
+    "NoSuchPath",
+    "Reply",
+    "Request",
+    "Route",
+    "Routes",
+    "split_target",
+]
+
+_LOG = logging.getLogger(__name__)
+
+MAX_BODY_SIZE: Final = 64 * 2**20
+"""Default for the bytes a body may have, 64 MiB."""
+
+_SMALL_BODY: Final = 64 * 2**10
+
+Body: TypeAlias = bytes | bytearray | memoryview
+Headers: TypeAlias = list[tuple[bytes, bytes]]
+
+_JSON: Final = (b"content-type", b"application/json")
+_BINARY: Final = (b"content-type", b"application/octet-stream")
+_HEADER: Final = oip.HEADER.encode()
+
+
+class Exposition(Protocol):
+    """Renders metrics."""
+
+    def render(self, accept: str = "") -> tuple[bytes, str]:
+        """Return a text of metrics and its content type, given the header `Accept`."""
+        ...
+
+
+class NoSuchPath(ClientError):
+    """No route has this path."""
+
+    http = 404
+    grpc = "UNIMPLEMENTED"
+
+
+class BodyTimeout(ClientError):
+    """The body did not arrive in time."""
+
+    http = 408
+    grpc = "DEADLINE_EXCEEDED"
+
+
+class Request:
+    """One HTTP request as a transport hands it over.
+
+    Args:
+        method: The method, in capitals.
+        path: The decoded path relative to the mount, beginning with "/".
+        header: Looks up a header by lower-case name.
+        body: The whole body; set after `Routes.open` allowed it.
+    """
+
+    __slots__ = ("body", "exchange", "header", "id", "method", "path", "principal")
+
+    def __init__(
+        self, method: str, path: str, header: Callable[[str], str | None], body: Body = b""
+    ) -> None:
+        self.method = method
+        self.path = path
+        self.header = header
+        self.body = body
+        self.id = ""
+        """The request's id; from `X-Request-Id`, or made by `Routes.open`."""
+        self.exchange: Exchange | None = None
+        """The record of an inference request; None for every other."""
+        self.principal: Principal | None = None
+
+
+class Reply:
+    """What a transport is to write.
+
+    Args:
+        status: HTTP status code.
+        headers: Names in lower case, and values; the content length is among them.
+        body: Buffers to write in order. A reply to HEAD has none.
+        size: Bytes of the body.
+    """
+
+    __slots__ = ("body", "headers", "size", "status")
+
+    def __init__(
+        self, status: int, headers: Headers, body: list[bytes | memoryview], size: int
+    ) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+        self.size = size
+
+
+_Call: TypeAlias = Callable[["Routes", Request, "Route"], Awaitable[Reply]]
+
+
+class _Endpoint:
+    __slots__ = ("call", "max_body", "methods", "scope")
+
+    def __init__(
+        self, call: _Call, methods: tuple[str, ...], scope: str, max_body: int | None = 0
+    ) -> None:
+        self.call = call
+        self.methods = methods
+        self.scope = scope
+        self.max_body = max_body
+
+
+class Route:
+    """Where a request goes.
+
+    Attributes:
+        scope: What the caller must be allowed: infer, read, admin, or empty for nothing.
+        max_body: Bytes the body may have; 0 where none is to be read.
+        model: Name of the model, or empty.
+        version: Version number or label, or empty.
+    """
+
+    __slots__ = ("_endpoint", "max_body", "model", "scope", "version")
+
+    def __init__(self, endpoint: _Endpoint, max_body: int, model: str, version: str) -> None:
+        self._endpoint = endpoint
+        self.scope = endpoint.scope
+        self.max_body = max_body
+        self.model = model
+        self.version = version
+
+
+class Routes:
+    """The Open Inference Protocol's REST routes, and /metrics, over one servable.
+
+    A transport calls, in this order: `open`, which decides before a body is read; `answer`;
+    `close` when the reply is written. Whatever `open` or the reading raises goes to `refuse`.
+
+    Args:
+        servable: What answers. Routes whose protocol it lacks (`Catalog`, `Admin`) answer 501.
+        admin: Whether load and unload are offered.
+        authenticator: Tells who is calling; None lets everyone do everything else.
+        metrics: What /metrics shows; None for nothing.
+        record: Gets every closed exchange; by default the servable's own `record`, if it has one.
+        max_body_size: Bytes the body of an inference request may have, decompressed too.
+
+    Example:
+        >>> from modelserve.testing import StubModel
+        >>> routes = Routes(StubModel())
+        >>> routes.open(Request("GET", "/v2/models/stub", {}.get)).model
+        'stub'
+    """
+
+    def __init__(
+        self,
+        servable: Servable,
+        *,
+        admin: bool = False,
+        authenticator: Authenticator | None = None,
+        metrics: Exposition | None = None,
+        record: Callable[[Exchange], None] | None = None,
+        max_body_size: int = MAX_BODY_SIZE,
+    ) -> None:
+        if max_body_size < 0:
+            raise ValueError(f"max_body_size is 0 or more bytes, got {max_body_size}")
+        self._servable = servable
+        self._admin = admin
+        self._authenticator = authenticator
+        self._metrics = metrics
+        self._record = record or getattr(servable, "record", None)
+        self._max_body_size = max_body_size
+        self._prefix = token_hex(8)
+        self._count = count(1)
+
+    def find(self, method: str, path: str) -> Route:
+        """Return the route of a method and decoded path.
+
+        Raises:
+            NoSuchPath: There is none.
+            MethodNotAllowed: There is one, with other methods.
+        """
+        parts = path.split("/")
+        model = version = ""
+        depth = len(parts)
+        if depth > 3 and parts[2] == "models" and parts[1] == "v2" and not parts[0]:
+            model = parts[3]
+            rest = parts[4:]
+            if depth > 5 and rest[0] == "versions":
+                version = rest[1]
+                rest = rest[2:] if version else ["", ""]
+            endpoint = _MODEL.get("/".join(rest)) if model and len(rest) < 2 else None
+        elif depth == 6 and path.startswith("/v2/repository/models/"):
+            model = parts[4]
+            endpoint = _REPOSITORY.get(parts[5]) if model else None
+        else:
+            endpoint = _FIXED.get(path)
+        if endpoint is None:
+            raise NoSuchPath(f'there is no path "{path[:200]}" here')
+        if method not in endpoint.methods:
+            raise MethodNotAllowed(
+                f"expected {' or '.join(endpoint.methods)}, got {method[:20]}",
+                allow=endpoint.methods,
+            )
+        limit = self._max_body_size if endpoint.max_body is None else endpoint.max_body
+        return Route(endpoint, limit, model, version)
+
+    def open(self, request: Request) -> Route:
+        """Find a request's route and admit its caller, before a body is read.
+
+        Raises:
+            NoSuchPath: No route has the path.
+            MethodNotAllowed: The route has other methods.
+            Unauthenticated: The caller did not prove who it is.
+            PermissionDenied: It may not do this, or nobody may.
+        """
+        request.id = self._request_id(request.header("x-request-id"))
+        route = self.find(request.method, request.path)
+        exchange = None
+        if route._endpoint is _INFER:
+            exchange = request.exchange = Exchange("http", route.model, id=request.id)
+            exchange.version = route.version
+        if route.scope == "admin" and not self._admin:
+            raise PermissionDenied(
+                "control routes are off; the server's owner can turn them on with admin=True"
+            )
+        if self._authenticator is not None and route.scope:
+            principal = self._authenticator.authenticate(request.header)
+            request.principal = principal
+            if exchange is not None:
+                exchange.principal = principal.name
+            if route.scope not in principal.scopes:
+                raise PermissionDenied(
+                    f'"{principal.name}" lacks the scope "{route.scope}" this needs'
+                )
+        return route
+
+    def _request_id(self, given: str | None) -> str:
+        if given and len(given) <= 128 and given.isascii() and _is_visible(given):
+            return given
+        return f"{self._prefix}-{next(self._count):x}"
+
+    async def answer(self, request: Request, route: Route) -> Reply:
+        """Return the reply to an opened request whose body is set; errors become replies too."""
+        try:
+            reply = await route._endpoint.call(self, request, route)
+        except Exception as error:  # the boundary of one HTTP request
+            return self.refuse(request, error)
+        if request.method == "HEAD":
+            reply.body = []
+        return reply
+
+    def refuse(self, request: Request, error: Exception) -> Reply:
+        """Return the reply that tells an error, without what a remote caller may not see.
+
+        What it may not see is logged, with the request's id in both places.
+        """
+        exchange = request.exchange
+        if isinstance(error, ServeError):
+            status, code, public = error.http, error.grpc, error.public
+        else:
+            status, code, public = 500, "INTERNAL", False
+        if exchange is not None:
+            exchange.code = code
+        if public:
+            text = str(error)
+        else:
+            what = "the model failed" if isinstance(error, BackendError) else "internal error"
+            text = f"{what}; request id {request.id}"
+            _LOG.error(
+                "%s %s failed, request id %s",
+                request.method,
+                request.path,
+                request.id,
+                exc_info=error,
+            )
+        reply = _reply(status, oip.encode_error(text), request)
+        if isinstance(error, MethodNotAllowed):
+            reply.headers.append((b"allow", ", ".join(error.allow).encode()))
+        elif isinstance(error, Unauthenticated):
+            reply.headers.append((b"www-authenticate", b'Bearer realm="modelserve"'))
+        retry_after = getattr(error, "retry_after", None)
+        if retry_after is not None:
+            reply.headers.append((b"retry-after", b"%d" % max(1, ceil(retry_after))))
+        if request.method == "HEAD":
+            reply.body = []
+        return reply
+
+    def close(self, request: Request, bytes_out: int) -> None:
+        """Record an exchange whose reply is written, or will never be."""
+        exchange = request.exchange
+        if exchange is not None and self._record is not None:
+            request.exchange = None
+            exchange.bytes_out = bytes_out
+            self._record(exchange)
+
+    # The servable's optional protocols, by their methods: nothing is inherited.
+
+    def _catalog(self) -> Catalog:
+        if not hasattr(self._servable, "describe"):
+            raise Unsupported("what is served here does not describe its models")
+        return cast(Catalog, self._servable)
+
+    def _administrator(self) -> Admin:
+        if not hasattr(self._servable, "aload"):
+            raise Unsupported("what is served here cannot load or unload models")
+        return cast(Admin, self._servable)
+
+    async def _infer(self, request: Request, route: Route) -> Reply:
+        started = perf_counter()
+        body = request.body
+        exchange = cast(Exchange, request.exchange)
+        exchange.bytes_in = len(body)
+        header = request.header
+        encoding = header("content-encoding")
+        if encoding:
+            body = _decompress(body, encoding, route.max_body)
+        message = oip.decode_request(
+            body, model=route.model, version=route.version, header_length=header(oip.HEADER)
+        )
+        if message.id:
+            exchange.id = message.id
+        else:
+            message.id = request.id
+        message.exchange = exchange
+        message.principal = request.principal
+        message.trace = header("traceparent") or ""
+        message.idempotency_key = header("idempotency-key") or ""
+        exchange.decode = perf_counter() - started
+        response = await self._servable.infer(message)
+        started = perf_counter()
+        exchange.version = response.version
+        parts, head = oip.encode_response(response, message)
+        if head is None:
+            reply = _reply(200, parts[0], request)
+        else:
+            size = sum(map(len, parts))
+            headers = [
+                _BINARY,
+                (b"content-length", b"%d" % size),
+                (b"x-request-id", request.id.encode()),
+                (_HEADER, b"%d" % head),
+            ]
+            reply = Reply(200, headers, parts, size)
+        exchange.encode = perf_counter() - started
+        return reply
+
+    async def _server(self, request: Request, route: Route) -> Reply:
+        from modelserve import __version__
+
+        extensions = ["binary_tensor_data", "parameters"]
+        if hasattr(self._servable, "index"):
+            extensions.append("model_repository")
+        body = oip_catalog.encode_server("modelserve", __version__, extensions)
+        return _reply(200, body, request)
+
+    async def _live(self, request: Request, route: Route) -> Reply:
+        return _reply(200, oip_catalog.encode_live(), request)
+
+    async def _ready(self, request: Request, route: Route) -> Reply:
+        # Without a catalog nothing says that it is not: the server itself answers.
+        ready = not hasattr(self._servable, "ready") or await self._catalog().ready()
+        return _reply(200 if ready else 503, oip_catalog.encode_ready(ready), request)
+
+    async def _model_ready(self, request: Request, route: Route) -> Reply:
+        ready = await self._catalog().ready(route.model, route.version)
+        body = oip_catalog.encode_ready(ready, model=route.model)
+        return _reply(200 if ready else 503, body, request)
+
+    async def _model(self, request: Request, route: Route) -> Reply:
+        info = await self._catalog().describe(route.model, route.version)
+        return _reply(200, oip_catalog.encode_metadata(info), request)
+
+    async def _index(self, request: Request, route: Route) -> Reply:
+        ready_only = oip_catalog.decode_index_request(request.body)
+        infos = await self._catalog().index()
+        shown = (info for info in infos if not ready_only or info.state == "READY")
+        return _reply(200, oip_catalog.encode_index(shown), request)
+
+    async def _load(self, request: Request, route: Route) -> Reply:
+        version = oip_catalog.decode_change(request.body)
+        await self._administrator().aload(route.model, version)
+        return _reply(200, b"", request)
+
+    async def _unload(self, request: Request, route: Route) -> Reply:
+        version = oip_catalog.decode_change(request.body)
+        await self._administrator().aunload(route.model, version)
+        return _reply(200, b"", request)
+
+    async def _show_metrics(self, request: Request, route: Route) -> Reply:
+        if self._metrics is None:
+            raise Unsupported("no metrics are kept here")
+        body, content_type = self._metrics.render(request.header("accept") or "")
+        reply = _reply(200, body, request)
+        reply.headers[0] = (b"content-type", content_type.encode())
+        return reply
+
+
+_GET: Final = ("GET", "HEAD")
+_POST: Final = ("POST",)
+_SERVER: Final = _Endpoint(Routes._server, _GET, "read")
+_INFER: Final = _Endpoint(Routes._infer, _POST, "infer", None)
+_FIXED: Final = {
+    "/v2": _SERVER,
+    "/v2/": _SERVER,
+    "/v2/health/live": _Endpoint(Routes._live, _GET, ""),
+    "/v2/health/ready": _Endpoint(Routes._ready, _GET, ""),
+    "/v2/repository/index": _Endpoint(Routes._index, _POST, "read", _SMALL_BODY),
+    "/metrics": _Endpoint(Routes._show_metrics, _GET, "read"),
+}
+_MODEL: Final = {
+    "infer": _INFER,
+    "ready": _Endpoint(Routes._model_ready, _GET, "read"),
+    "": _Endpoint(Routes._model, _GET, "read"),
+}
+_REPOSITORY: Final = {
+    "load": _Endpoint(Routes._load, _POST, "admin", _SMALL_BODY),
+    "unload": _Endpoint(Routes._unload, _POST, "admin", _SMALL_BODY),
+}
+
+
+def _is_visible(text: str) -> bool:
+    return text.isprintable() and " " not in text
+
+
+def _reply(status: int, body: bytes | memoryview, request: Request) -> Reply:
+    size = len(body)
+    headers = [
+        _JSON,
+        (b"content-length", b"%d" % size),
+        (b"x-request-id", request.id.encode()),
+    ]
+    return Reply(status, headers, [body], size)
+
+
+def _decompress(body: Body, encoding: str, limit: int) -> bytes:
+    encoding = encoding.strip().lower()
+    if encoding == "identity":
+        return bytes(body)
+    if encoding not in ("gzip", "deflate"):
+        raise Unsupported(f'content encoding "{encoding[:40]}"; expected gzip or deflate')
+    stream = zlib.decompressobj(31 if encoding == "gzip" else 15)
+    try:
+        plain = stream.decompress(body, limit + 1)
+    except zlib.error as error:
+        raise InvalidInput(f"the body is not valid {encoding}: {error}") from None
+    if len(plain) > limit:
+        raise PayloadTooLarge(f"the decompressed body has more than {limit} bytes")
+    if not stream.eof or stream.unused_data:
+        raise InvalidInput(f"the body is not one whole {encoding} stream")
+    return plain
+
+
+def split_target(target: bytes) -> tuple[str, str]:
+    """Return the decoded path and the raw query of an HTTP/1.1 request target.
+
+    For transports that parse HTTP themselves.
+
+    Raises:
+        NoSuchPath: The path is not UTF-8, has an encoded "/" (which no name may hold) or a
+            malformed escape.
+    """
+    raw, _, query = target.partition(b"?")
+    if b"%" in raw:
+        raw = _unquote(raw)
+    try:
+        return raw.decode(), query.decode("latin-1")
+    except UnicodeDecodeError:
+        raise NoSuchPath("the path is not UTF-8") from None
+
+
+def _unquote(raw: bytes) -> bytes:
+    first, *rest = raw.split(b"%")
+    pieces = [first]
+    for piece in rest:
+        try:
+            byte = bytes.fromhex(piece[:2].decode())
+        except ValueError:
+            byte = b""
+        if len(byte) != 1 or byte == b"/":
+            raise NoSuchPath("the path has an escape that cannot be")
+        pieces += (byte, piece[2:])
+    return b"".join(pieces)
