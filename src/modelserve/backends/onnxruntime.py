@@ -16,6 +16,7 @@ from typing import Any, Final, Literal, TypeAlias
 import numpy as np
 
 from modelserve.backends.binding import run_bound
+from modelserve.backends.memory import file_of, prepare_large_load, return_free_memory
 from modelserve.backends.providers import (
     HOST_PROVIDERS,
     Provider,
@@ -130,10 +131,15 @@ class InferenceSession:
             # Whatever goes wrong is raised; a second copy on stderr is noise the host cannot stop.
             options.log_severity_level = 4
             _apply(options, session_options or {})
-        _attach_external(options, model, external_data)
-        session = _open(self._runtime, model, options, providers, strict_providers, self._label)
-        self._bind(session)
+        if external_data:
+            _attach_external(options, model, external_data)
+        self._large = _size(model, external_data) >= _LARGE
+        if self._large:
+            prepare_large_load()
+        self._bind(_open(self._runtime, model, options, providers, strict_providers, self._label))
         self._device_outputs = device_outputs
+        if self._large:
+            return_free_memory()  # what parsing needed: as much as the model itself
 
     def _level(self, name: str) -> Any:
         if name not in _LEVELS:
@@ -294,9 +300,12 @@ class InferenceSession:
         return zeros
 
     def close(self) -> None:
-        """Release the model. Further calls of `run` fail; closing again does nothing."""
+        """Release the model and its memory. Further calls fail; closing again does nothing."""
         self._session = None
         self._call = _closed
+        if self._large:
+            self._large = False
+            return_free_memory()
 
     def __repr__(self) -> str:
         state = "closed" if self._session is None else ", ".join(self.providers)
@@ -324,21 +333,24 @@ def _apply(options: Any, settings: Mapping[str, Any]) -> None:
 
 
 def _attach_external(
-    options: Any, model: str | os.PathLike[str] | bytes, data: Mapping[str, bytes] | None
+    options: Any, model: str | os.PathLike[str] | bytes, data: Mapping[str, bytes]
 ) -> None:
     if not isinstance(model, bytes):
-        if data:
-            raise ValueError("external_data goes with a model given as bytes, not as a path")
-        return
-    # Without this a model from anywhere would read its tensors from the working directory.
-    options.add_session_config_entry(
-        "session.model_external_initializers_file_folder_path", os.devnull
+        raise ValueError("external_data goes with a model given as bytes, not as a path")
+    contents = list(data.values())
+    options.add_external_initializers_from_files_in_memory(
+        list(data), contents, [len(content) for content in contents]
     )
-    if data:
-        contents = list(data.values())
-        options.add_external_initializers_from_files_in_memory(
-            list(data), contents, [len(content) for content in contents]
-        )
+
+
+def _size(model: str | os.PathLike[str] | bytes, external_data: Mapping[str, bytes] | None) -> int:
+    """Return the bytes a model may hold: an upper bound, as external data lies in its directory."""
+    if isinstance(model, bytes):
+        return len(model) + sum(map(len, (external_data or {}).values()))
+    path = Path(model)
+    if not path.is_file():
+        raise LoadError(f"{path.name}: no such file") from FileNotFoundError(str(path))
+    return sum(entry.stat().st_size for entry in os.scandir(path.parent) if entry.is_file())
 
 
 def _open(
@@ -352,22 +364,42 @@ def _open(
     chosen, missing = resolve_providers(
         wanted, known=runtime.get_all_providers(), available=runtime.get_available_providers()
     )
-    if not isinstance(model, bytes):
-        model = os.fspath(model)
-        if not os.path.isfile(model):
-            raise LoadError(f"{label}: no such file") from FileNotFoundError(model)
     if any(name == "DmlExecutionProvider" for name, _ in chosen):
         options.enable_mem_pattern = False
     try:
-        # ONNX Runtime's own fall-back prints to stdout and starts again on the CPU.
-        session = runtime.InferenceSession(model, options, providers=chosen, enable_fallback=0)
+        session = _create(runtime, model, options, chosen)
     except Exception as error:
-        raise LoadError(f"{label}: {_clean(error)}") from error
+        host = [pair for pair in chosen if short_name(pair[0]) in HOST_PROVIDERS]
+        if host == chosen or strict:
+            raise LoadError(f"{label}: {_clean(error)}") from error
+        try:
+            session = _create(runtime, model, options, host)
+        except Exception as second:
+            raise LoadError(f"{label}: {_clean(second)}") from second
     got = session.get_providers()
     missing += [name for name, _ in chosen if name not in got]
     if missing:
         _report_missing(label, missing, got, strict)
     return session
+
+
+def _create(
+    runtime: Any,
+    model: str | os.PathLike[str] | bytes,
+    options: Any,
+    providers: list[tuple[str, dict[str, str]]],
+) -> Any:
+    # The fall-back of onnxruntime's own prints to stdout.
+    if not isinstance(model, bytes):
+        return runtime.InferenceSession(
+            os.fspath(model), options, providers=providers, enable_fallback=0
+        )
+    if model[4:8] == _ORT_FORMAT:
+        return runtime.InferenceSession(model, options, providers=providers, enable_fallback=0)
+    # Bytes would be copied with the GIL held, 0.1 to 0.5 s for 260 MB; and external data named in
+    # them would be read from the working directory.
+    with file_of(model) as path:
+        return runtime.InferenceSession(path, options, providers=providers, enable_fallback=0)
 
 
 def _report_missing(label: str, missing: list[str], got: list[str], strict: bool) -> None:
@@ -422,9 +454,12 @@ def _columns(rows: list[dict[Any, float]]) -> np.ndarray[Any, Any]:
     return np.array([[row[key] for key in keys] for row in rows], np.float32)
 
 
+_LARGE: Final = 4 << 20
+_ORT_FORMAT: Final = b"ORTM"
 _UNSET_VERSION: Final = 2**63 - 1
 
 _CODE = re.compile(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ")
+_LOADING = re.compile(r"^Load model (?:from )?.*? failed[:.] ?")
 _SOURCE = re.compile(r"\S*\.(?:cc|h):\d+ (?:.*?\)(?: \[with [^]]*\])? |\w+ )?")
 _QUOTED_PATH = re.compile(r'"(?:[A-Za-z]:)?[/\\][^"]*[/\\]([^"/\\]*)"')
 _FOLDERS = re.compile(r"(?<![\w.])(?:[A-Za-z]:)?[/\\](?:[^/\\\s\"':]+[/\\])*(?=[^/\\\s])")
@@ -433,5 +468,5 @@ _FOLDERS = re.compile(r"(?<![\w.])(?:[A-Za-z]:)?[/\\](?:[^/\\\s\"':]+[/\\])*(?=[
 def _clean(error: BaseException) -> str:
     """Return an ONNX Runtime error without its code, C++ source positions and folders."""
     text = " ".join(str(error).split())
-    text = _SOURCE.sub("", _CODE.sub("", text))
+    text = _SOURCE.sub("", _LOADING.sub("", _CODE.sub("", text)))
     return _FOLDERS.sub("", _QUOTED_PATH.sub(r'"\1"', text)) or type(error).__name__
