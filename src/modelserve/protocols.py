@@ -44,6 +44,7 @@ class Traits:
         streams: The backend answers with `stream`, not with `run`.
         takes_stream: The backend's `stream` consumes many requests, not one.
         concurrency: How many calls may be under way at once in one instance.
+        opens: The backend has an `open()`, to be called once at load on the thread it will run on.
     """
 
     inline: bool = False
@@ -54,6 +55,7 @@ class Traits:
     streams: bool = False
     takes_stream: bool = False
     concurrency: int = 1
+    opens: bool = False
 
 
 class Backend(Protocol):

@@ -1,0 +1,1 @@
+"""Runs requests on backends: queue, batching, instances, deadlines. Knows nothing of transports."""

@@ -1,0 +1,278 @@
+"""One batch: joining its requests' inputs, running a backend, handing each request its own rows.
+
+No queueing and no threads here: `run_batch` is called where the batcher decided it should be.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from time import perf_counter
+from typing import Any, Final
+
+import numpy as np
+
+from modelserve.errors import BackendError, ClientError, InvalidInput, ServeError
+from modelserve.execution.queue import Pending
+from modelserve.messages import Context, RequestInfo
+from modelserve.protocols import Backend, Traits
+from modelserve.tensors import Tensor, as_bytes_tensor, datatype_of
+
+__all__ = ["Batch", "arun_batch", "fail_batch", "run_batch"]
+
+_log = logging.getLogger("modelserve.execution")
+
+# An output view keeps its whole batch alive. Up to here that costs less than copying the rows.
+_PIN_LIMIT: Final = 65_536
+_BISECT_LIMIT: Final = 16
+
+
+class Batch:
+    """Requests that run together."""
+
+    __slots__ = ("batched", "entries", "model", "reason", "rows", "version")
+
+    def __init__(
+        self,
+        entries: Sequence[Pending],
+        rows: int,
+        *,
+        model: str,
+        version: str,
+        batched: bool,
+        reason: str,
+    ) -> None:
+        self.entries = entries
+        self.rows = rows
+        self.model = model
+        self.version = version
+        self.batched = batched
+        self.reason = reason
+
+
+def run_batch(batch: Batch, backend: Backend, traits: Traits) -> float:
+    """Run a batch and give every entry its outputs or its error; returns the seconds it took.
+
+    Never raises: whatever user code throws ends in the entries it belongs to.
+    """
+    started = perf_counter()
+    try:
+        inputs = _joined(batch.entries)
+        if traits.context:
+            outputs = backend.run(inputs, _context(batch))  # type: ignore[call-arg]  # by traits
+        else:
+            outputs = backend.run(inputs)
+        took = perf_counter() - started
+        _split(batch, outputs)
+    except Exception as error:
+        took = perf_counter() - started
+        if traits.repeatable and len(batch.entries) > 1 and not isinstance(error, ClientError):
+            _bisect(batch, backend, traits, budget=[_BISECT_LIMIT])
+        else:
+            fail_batch(batch, error)
+    _stamp(batch, started, took)
+    return took
+
+
+async def arun_batch(batch: Batch, backend: Any, traits: Traits) -> float:
+    """Do as `run_batch` for a backend whose `run` is a coroutine function."""
+    started = perf_counter()
+    try:
+        inputs = _joined(batch.entries)
+        if traits.context:
+            outputs = await backend.run(inputs, _context(batch))
+        else:
+            outputs = await backend.run(inputs)
+        took = perf_counter() - started
+        _split(batch, outputs)
+    except Exception as error:
+        took = perf_counter() - started
+        fail_batch(batch, error)
+    _stamp(batch, started, took)
+    return took
+
+
+def _joined(entries: Sequence[Pending]) -> Mapping[str, Tensor]:
+    first = entries[0].inputs
+    if len(entries) == 1:
+        return first
+    return {name: np.concatenate([entry.inputs[name] for entry in entries]) for name in first}
+
+
+def _context(batch: Batch) -> Context:
+    infos = []
+    start = 0
+    for entry in batch.entries:
+        request = entry.request
+        stop = start + entry.rows
+        infos.append(
+            RequestInfo(
+                request.id,
+                start,
+                stop,
+                request.principal,
+                request.headers,
+                entry.deadline,
+                request.trace,
+            )
+        )
+        start = stop
+    parameters = batch.entries[0].request.parameters
+    return Context(batch.model, batch.version, parameters, tuple(infos))
+
+
+def _split(batch: Batch, outputs: Mapping[str, Any]) -> None:
+    if not isinstance(outputs, Mapping):
+        raise BackendError(
+            f"run returned {type(outputs).__name__}; expected a mapping of output names to arrays"
+        )
+    wanted = batch.entries[0].request.outputs
+    if wanted is not None:
+        try:
+            outputs = {name: outputs[name] for name in wanted}
+        except KeyError as error:
+            unknown = InvalidInput(
+                f"unknown output {error}; the model gives {', '.join(sorted(outputs))}",
+                path="outputs",
+            )
+            raise unknown from None
+    entries = batch.entries
+    if not batch.batched or len(entries) == 1:
+        rows = batch.rows if batch.batched else None
+        _give(entries[0], {k: _whole(k, v, rows) for k, v in outputs.items()})
+        return
+    columns = [(name, _column(name, value, batch.rows)) for name, value in outputs.items()]
+    start = 0
+    for entry in entries:
+        stop = start + entry.rows
+        entry.outputs = {name: column[start:stop] for name, column in columns}
+        start = stop
+    if any(type(column) is list for _, column in columns):
+        for entry in entries:
+            assert entry.outputs is not None
+            _give(entry, {k: _whole(k, v, entry.rows) for k, v in entry.outputs.items()})
+        return
+    for name, column in columns:
+        _unpin(entries, name, column)
+
+
+def _column(name: str, value: Any, rows: int) -> Any:
+    """Return an output as something to slice: an array, or a list where single rows failed."""
+    if not (type(value) is list and any(isinstance(row, Exception) for row in value)):
+        value = _array(name, value)
+    size = len(value) if type(value) is list or value.ndim else -1
+    if size != rows:
+        raise BackendError(
+            f'output "{name}" has {size if size >= 0 else "no"} rows for a batch of {rows}; axis 0 '
+            "of every output must be the batch"
+        )
+    return value
+
+
+def _whole(name: str, value: Any, rows: int | None) -> Any:
+    """Return an output of one request as an array, or the first exception among its rows."""
+    if type(value) is list:
+        for row in value:
+            if isinstance(row, Exception):
+                return row
+    return _array(name, value) if rows is None else _column(name, value, rows)
+
+
+def _array(name: str, value: Any) -> Tensor:
+    if isinstance(value, np.ndarray):
+        array = value
+    elif hasattr(value, "__dlpack__") and hasattr(value, "dtype"):
+        return value
+    else:
+        array = np.asarray(value)
+    if array.dtype.kind in "biuf":
+        return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+    try:
+        if array.dtype.kind in "OSU":
+            return as_bytes_tensor(array)
+        datatype_of(array.dtype)
+    except InvalidInput as error:
+        raise BackendError(f'output "{name}": {error}') from error
+    return array
+
+
+def _give(entry: Pending, outputs: dict[str, Any]) -> None:
+    for value in outputs.values():
+        if isinstance(value, Exception):
+            entry.outputs = None
+            entry.error = _classified(value, entry.request.model)
+            return
+    entry.outputs = outputs
+
+
+def _unpin(entries: Sequence[Pending], name: str, column: Tensor) -> None:
+    if not isinstance(column, np.ndarray) or column.nbytes <= _PIN_LIMIT:
+        return
+    for entry in entries:
+        outputs = entry.outputs
+        assert isinstance(outputs, dict)
+        if outputs[name].nbytes * 4 < column.nbytes:
+            outputs[name] = outputs[name].copy()
+
+
+def _classified(error: BaseException, model: str) -> ServeError:
+    if isinstance(error, ServeError):
+        return error
+    failure = BackendError(f'model "{model}" failed: {type(error).__name__}: {error}')
+    failure.__cause__ = error
+    return failure
+
+
+def fail_batch(batch: Batch, error: BaseException) -> None:
+    """Give every entry the error, classified; log it unless a caller is at fault."""
+    if batch.reason != "load" and (
+        not isinstance(error, ServeError) or isinstance(error, BackendError)
+    ):
+        _log.error(
+            "model %s version %s failed on a batch of %d rows",
+            batch.model,
+            batch.version,
+            batch.rows,
+            exc_info=error,
+        )
+    for entry in batch.entries:
+        entry.outputs = None
+        # One exception object each: it collects the traceback of every place it is raised in.
+        entry.error = _classified(error, batch.model)
+
+
+def _bisect(batch: Batch, backend: Backend, traits: Traits, *, budget: list[int]) -> None:
+    """Run the halves of a failed batch by themselves, so that only the guilty rows fail."""
+    middle = len(batch.entries) // 2
+    for entries in (batch.entries[:middle], batch.entries[middle:]):
+        half = Batch(
+            entries,
+            sum(entry.rows for entry in entries),
+            model=batch.model,
+            version=batch.version,
+            batched=batch.batched,
+            reason=batch.reason,
+        )
+        budget[0] -= 1
+        try:
+            inputs = _joined(entries)
+            context = (_context(half),) if traits.context else ()
+            _split(half, backend.run(inputs, *context))
+        except Exception as error:
+            if len(entries) > 1 and budget[0] > 0:
+                _bisect(half, backend, traits, budget=budget)
+            else:
+                fail_batch(half, error)
+
+
+def _stamp(batch: Batch, started: float, took: float) -> None:
+    requests = len(batch.entries)
+    for entry in batch.entries:
+        exchange = entry.request.exchange
+        if exchange is not None:
+            exchange.queue = started - entry.enqueued
+            exchange.run = took
+            exchange.rows = entry.rows
+            exchange.batch_rows = batch.rows
+            exchange.batch_requests = requests
+            exchange.reason = batch.reason

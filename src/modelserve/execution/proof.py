@@ -1,0 +1,134 @@
+"""Proof that axis 0 is a batch: rows give the same answers alone, together and beside others.
+
+Run once when a model is loaded and nothing declares `max_batch_size`. The hostile neighbour (the
+same numbers times fifty) finds models whose activation scales are taken over the whole batch, as
+dynamically quantized ones do: there one caller's row changes another's answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+
+from modelserve.errors import ServeError
+from modelserve.protocols import Backend
+from modelserve.tensors import Signature, Tensor, TensorSpec, numpy_dtype
+
+__all__ = ["prove_batch_axis", "synthetic_inputs"]
+
+_ROWS: Final = 3
+_FREE_SIZE: Final = 8
+"""Size tried for an axis that is free and not the batch."""
+
+_TOLERANCE: Final[dict[str, float]] = {"FP16": 2e-2, "BF16": 5e-2, "FP32": 1e-4, "FP64": 1e-6}
+"""Largest difference allowed, as a share of the output's largest value."""
+
+
+def synthetic_inputs(signature: Signature, rows: int, *, seed: int = 0) -> dict[str, Tensor]:
+    """Make inputs that fit a signature: normal floats, integers 0 and 1, short strings.
+
+    Args:
+        signature: What the inputs have to fit.
+        rows: Size of axis 0 where it is free; other free axes get a small size.
+        seed: Of the random numbers.
+    """
+    random = np.random.default_rng(seed)
+    inputs: dict[str, Tensor] = {}
+    for spec in signature.inputs:
+        if spec.optional:
+            continue
+        sizes = (-1,) if spec.shape is None else spec.shape
+        shape = [_FREE_SIZE if size < 0 else size for size in sizes]
+        if sizes and sizes[0] < 0:
+            shape[0] = rows
+        if spec.datatype == "BYTES":
+            tensor = np.empty(shape, np.object_)
+            tensor[...] = b"1"
+            inputs[spec.name] = tensor
+        elif spec.datatype in ("FP16", "FP32", "FP64", "BF16"):
+            inputs[spec.name] = random.standard_normal(shape).astype(numpy_dtype(spec.datatype))
+        else:
+            inputs[spec.name] = random.integers(0, 2, shape).astype(numpy_dtype(spec.datatype))
+    return inputs
+
+
+def prove_batch_axis(backend: Backend, samples: Mapping[str, Tensor] | None = None) -> str:
+    """Try whether rows may share a run.
+
+    Args:
+        backend: Loaded backend that can be run on this thread.
+        samples: At least three real rows to use instead of made-up ones.
+
+    Returns:
+        Why they may not; empty when they may.
+    """
+    signature = backend.signature
+    if not signature.inputs:
+        return "the model has no inputs"
+    for side, specs in (("input", signature.inputs), ("output", signature.outputs)):
+        for spec in specs:
+            reason = _not_free(side, spec)
+            if reason:
+                return reason
+    together = dict(samples) if samples else synthetic_inputs(signature, _ROWS)
+    together = {name: tensor[:_ROWS] for name, tensor in together.items()}
+    try:
+        return _compare(backend, together)
+    except (ServeError, ValueError, TypeError, IndexError) as error:
+        return f"the model cannot be run on made-up rows: {type(error).__name__}"
+
+
+def _not_free(side: str, spec: TensorSpec) -> str:
+    if spec.shape is None:
+        return ""
+    if not spec.shape:
+        return f'{side} "{spec.name}" has no axis'
+    if spec.shape[0] >= 0:
+        return f'axis 0 of {side} "{spec.name}" is fixed at {spec.shape[0]}'
+    return ""
+
+
+def _compare(backend: Backend, together: Mapping[str, Tensor]) -> str:
+    alone = [
+        backend.run({name: tensor[i : i + 1] for name, tensor in together.items()})
+        for i in range(_ROWS)
+    ]
+    joined = backend.run(together)
+    for name, output in joined.items():
+        if np.ndim(output) == 0 or len(output) != _ROWS:
+            return f'output "{name}" has not as many rows as the inputs'
+        for i in range(_ROWS):
+            if len(alone[i][name]) != 1 or not _same(alone[i][name][0], output[i]):
+                return f'output "{name}" of a row changes when other rows are beside it'
+    hostile = backend.run(_with_hostile_neighbours(together))
+    for name, output in joined.items():
+        if not _same(output[0], hostile[name][0]):
+            return f'output "{name}" of a row depends on how large its neighbours are'
+    return ""
+
+
+def _with_hostile_neighbours(together: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    changed = {}
+    for name, tensor in together.items():
+        if tensor.dtype.kind == "f" or tensor.dtype.name == "bfloat16":
+            tensor = tensor.copy()
+            tensor[1:] = tensor[1:] * np.asarray(50, tensor.dtype)
+        changed[name] = tensor
+    return changed
+
+
+def _same(one: Any, other: Any) -> bool:
+    one, other = np.asarray(one), np.asarray(other)
+    if one.shape != other.shape:
+        return False
+    if one.dtype.kind not in "fc" and one.dtype.name != "bfloat16":
+        return bool((one == other).all())
+    name = {2: "FP16", 4: "FP32", 8: "FP64"}[one.dtype.itemsize]
+    tolerance = _TOLERANCE["BF16" if one.dtype.name == "bfloat16" else name]
+    one, other = one.astype(np.float64), other.astype(np.float64)
+    if not (np.isnan(one) == np.isnan(other)).all():
+        return False
+    scale = float(np.nanmax(np.abs(one), initial=0.0))
+    return bool(np.nanmax(np.abs(one - other), initial=0.0) <= tolerance * scale + 1e-12)

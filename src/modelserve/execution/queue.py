@@ -1,0 +1,232 @@
+"""The bounded queue of one model version: who waits, in which order, and who may share a batch.
+
+Not thread-safe: the batcher calls it under its lock. It starts nothing and wakes nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from bisect import bisect_left, insort
+from collections.abc import Hashable, Mapping
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Final
+
+from modelserve.errors import QueueFull
+from modelserve.messages import InferRequest
+from modelserve.tensors import Tensor
+
+if TYPE_CHECKING:
+    from modelserve.execution.batcher import AdaptiveBatcher, LoopPort
+
+__all__ = ["DEFAULT_PRIORITY", "Pending", "PendingQueue"]
+
+DEFAULT_PRIORITY: Final = 100
+"""Where priority 0 stands among the numbers from 1 on; lower goes first."""
+
+_ORDER = attrgetter("order")
+# Priority in the high part, arrival in the low one: one integer comparison orders two entries.
+_ARRIVALS: Final = 1 << 48
+
+
+class Pending:
+    """One request on its way through a batcher, and whoever waits for it."""
+
+    __slots__ = (
+        "chain",
+        "deadline",
+        "enqueued",
+        "error",
+        "future",
+        "gate",
+        "inputs",
+        "key",
+        "order",
+        "outputs",
+        "port",
+        "queued",
+        "request",
+        "rows",
+        "size",
+    )
+
+    def __init__(
+        self,
+        request: InferRequest,
+        inputs: Mapping[str, Tensor],
+        rows: int,
+        key: Hashable,
+        enqueued: float,
+        chain: tuple[AdaptiveBatcher, ...],
+    ) -> None:
+        self.request = request
+        self.inputs = inputs
+        self.rows = rows
+        self.key = key
+        self.enqueued = enqueued
+        self.chain = chain
+        """Batchers whose user code this request was made from."""
+        self.deadline = request.deadline
+        self.order = 0
+        self.size = 0
+        self.queued = False
+        self.outputs: Mapping[str, Tensor] | None = None
+        self.error: BaseException | None = None
+        # Exactly one of the two is set: a coroutine waits on its loop's future, a thread at a lock.
+        self.port: LoopPort | None = None
+        self.future: asyncio.Future[Mapping[str, Tensor]] | None = None
+        self.gate: threading.Lock | None = None
+
+    def settle(self) -> None:
+        """Wake the waiter with what is there. For a coroutine: on its own loop's thread only."""
+        if self.gate is not None:
+            self.gate.release()
+            return
+        future = self.future
+        if future is None or future.done():
+            return
+        if self.error is not None:
+            future.set_exception(self.error)
+        else:
+            assert self.outputs is not None
+            future.set_result(self.outputs)
+
+
+class PendingQueue:
+    """Waiting requests by batch key, each key's in order of priority and arrival.
+
+    Args:
+        max_requests: Most requests that may wait.
+        max_bytes: Most bytes of input that may wait.
+    """
+
+    def __init__(self, max_requests: int, max_bytes: int) -> None:
+        self.max_requests = max_requests
+        self.max_bytes = max_bytes
+        self.bytes = 0
+        self._count = 0
+        self._arrivals = 0
+        self._groups: dict[Hashable, list[Pending]] = {}
+
+    def __len__(self) -> int:
+        return self._count
+
+    def push(self, pending: Pending, *, model: str) -> None:
+        """Add an entry.
+
+        Raises:
+            QueueFull: A bound is reached.
+        """
+        size = 0
+        for tensor in pending.inputs.values():
+            size += tensor.nbytes
+        if self._count >= self.max_requests:
+            raise QueueFull(
+                f'model "{model}": {self._count} requests wait already (max_queue_size '
+                f"{self.max_requests})",
+                retry_after=1.0,
+            )
+        if self.bytes + size > self.max_bytes and self._count:
+            raise QueueFull(
+                f'model "{model}": {self.bytes} bytes of input wait already, {size} more would '
+                f"pass max_queue_bytes {self.max_bytes}",
+                retry_after=1.0,
+            )
+        priority = pending.request.priority or DEFAULT_PRIORITY
+        self._arrivals += 1
+        pending.order = priority * _ARRIVALS + self._arrivals
+        pending.size = size
+        pending.queued = True
+        self.bytes += size
+        self._count += 1
+        if pending.port is not None:
+            pending.port.waiting += 1
+        group = self._groups.get(pending.key)
+        if group is None:
+            self._groups[pending.key] = [pending]
+        elif group[-1].order < pending.order:
+            group.append(pending)
+        else:
+            insort(group, pending, key=_ORDER)
+
+    def remove(self, pending: Pending) -> bool:
+        """Take an entry out, if it still waits."""
+        if not pending.queued:
+            return False
+        group = self._groups[pending.key]
+        del group[bisect_left(group, pending.order, key=_ORDER)]
+        if not group:
+            del self._groups[pending.key]
+        self._leave(pending)
+        return True
+
+    def take(self, max_rows: int, now: float) -> tuple[list[Pending], int, list[Pending]]:
+        """Take the next batch: the first in order and all that may run with it.
+
+        Args:
+            max_rows: Most rows of the batch; a single entry may have as many.
+            now: Time by the deadlines' clock.
+
+        Returns:
+            Entries of the batch, its rows, and entries found past their deadline. The batch is
+            empty where nothing (alive) waits.
+        """
+        expired: list[Pending] = []
+        batch: list[Pending] = []
+        rows = 0
+        while self._groups and not batch:
+            if len(self._groups) == 1:
+                key, group = next(iter(self._groups.items()))
+            else:
+                key, group = min(self._groups.items(), key=_head_order)
+            batch, rows, used = _fill(group, max_rows, now, expired)
+            if used == len(group):
+                del self._groups[key]
+            else:
+                del group[:used]
+        for pending in batch:
+            self._leave(pending)
+        for pending in expired:
+            self._leave(pending)
+        return batch, rows, expired
+
+    def drain(self) -> list[Pending]:
+        """Take everything out, in order."""
+        everything = sorted(
+            (pending for group in self._groups.values() for pending in group), key=_ORDER
+        )
+        self._groups.clear()
+        for pending in everything:
+            self._leave(pending)
+        return everything
+
+    def _leave(self, pending: Pending) -> None:
+        pending.queued = False
+        self._count -= 1
+        self.bytes -= pending.size
+        if pending.port is not None:
+            pending.port.waiting -= 1
+
+
+def _head_order(item: tuple[Any, list[Pending]]) -> int:
+    return item[1][0].order
+
+
+def _fill(
+    group: list[Pending], max_rows: int, now: float, expired: list[Pending]
+) -> tuple[list[Pending], int, int]:
+    batch: list[Pending] = []
+    rows = 0
+    used = 0
+    for pending in group:
+        if (pending.deadline is not None and pending.deadline <= now) or (
+            pending.port is not None and pending.port.loop.is_closed()
+        ):
+            expired.append(pending)
+        elif batch and rows + pending.rows > max_rows:
+            break
+        else:
+            batch.append(pending)
+            rows += pending.rows
+        used += 1
+    return batch, rows, used
