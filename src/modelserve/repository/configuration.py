@@ -1,0 +1,108 @@
+"""How a stored model is run: its own `config.pbtxt` over the repository's defaults."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from modelserve.errors import LoadError
+from modelserve.repository.triton_config import TritonConfig, Warmup, read_config
+from modelserve.repository.versions import VersionOptions
+from modelserve.tensors import Signature, Tensor, numpy_dtype
+
+__all__ = ["configured"]
+
+_log = logging.getLogger("modelserve.repository")
+
+_PLATFORMS: Final = ("", "onnxruntime", "onnxruntime_onnx")
+
+
+def configured(
+    model: str, path: Path | None, defaults: VersionOptions
+) -> tuple[VersionOptions, int | str | tuple[str, ...] | None]:
+    """Return how a model is run, and which versions it keeps loaded where it says so.
+
+    Args:
+        model: Name of the model.
+        path: Its `config.pbtxt`, or None.
+        defaults: What holds where the file says nothing.
+
+    Raises:
+        LoadError: The file is malformed, or is for another model or runtime.
+    """
+    if path is None:
+        return defaults, None
+    try:
+        config = read_config(path)
+    except LoadError as error:
+        raise LoadError(f'model "{model}": config.pbtxt: {error}') from error
+    _check(model, config)
+    if config.ignored:
+        _log.info("model %s: config.pbtxt: not used: %s", model, ", ".join(config.ignored))
+    batching = config.dynamic_batching
+    instances = sum(group.count or 1 for group in config.instance_groups)
+    options = replace(
+        defaults,
+        max_batch_size=config.max_batch_size,
+        instances=instances or defaults.instances,
+        max_queue_size=(batching.max_queue_size if batching else 0) or defaults.max_queue_size,
+        warm_up_inputs=_warm_up(config, path.parent),
+        declared=Signature(config.inputs, config.outputs),
+    )
+    policy = config.version_policy
+    if policy.kind == "all":
+        return options, "all"
+    return options, policy.versions if policy.kind == "specific" else policy.latest
+
+
+def _check(model: str, config: TritonConfig) -> None:
+    if config.name and config.name != model:
+        raise LoadError(
+            f'model "{model}": config.pbtxt is for a model named "{config.name}"; its directory '
+            "has to have that name"
+        )
+    for said in (config.platform, config.backend):
+        if said not in _PLATFORMS:
+            raise LoadError(
+                f'model "{model}": config.pbtxt asks for "{said}"; a stored model is run by '
+                "onnxruntime"
+            )
+
+
+def _warm_up(config: TritonConfig, directory: Path) -> dict[str, Tensor]:
+    if not config.warmup:
+        return {}
+    return _inputs(config.warmup[0], config.max_batch_size > 0, directory / "warmup")
+
+
+def _inputs(warmup: Warmup, batched: bool, directory: Path) -> dict[str, Tensor]:
+    random = np.random.default_rng(0)
+    inputs: dict[str, Tensor] = {}
+    for item in warmup.inputs:
+        shape = tuple(item.dims)
+        if batched:
+            shape = (warmup.batch_size or 1, *shape)
+        dtype = numpy_dtype(item.datatype)
+        if item.datatype == "BYTES":
+            tensor = np.full(shape, b"", np.object_)
+        elif item.data == "random":
+            tensor = random.random(shape).astype(dtype)
+        elif item.data == "file":
+            tensor = _read(directory / item.file, shape, dtype)
+        else:
+            tensor = np.zeros(shape, dtype)
+        inputs[item.name] = tensor
+    return inputs
+
+
+def _read(path: Path, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Tensor:
+    try:
+        return np.fromfile(path, dtype).reshape(shape)
+    except (OSError, ValueError) as error:
+        raise LoadError(
+            f'config.pbtxt: warm-up data "{path.name}" is missing or does not fill {shape}'
+        ) from error

@@ -1,0 +1,590 @@
+"""`ModelRepository`: the one stateful root. It answers requests, describes models, changes them.
+
+What is served changes make-before-break: the new version is loaded and warm before the first
+request goes to it, and the old one answers what it has before it is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, Literal, Self
+
+from modelserve.errors import Conflict, LoadError, ModelNotReady, ServeError, Unsupported
+from modelserve.execution.batcher import BatcherClosed
+from modelserve.messages import Exchange, InferRequest, InferResponse, Parameters
+from modelserve.observe.metrics import Metrics
+from modelserve.observe.recorder import Recorder
+from modelserve.protocols import Observer, Policy, Store, VersionInfo
+from modelserve.repository.control import DRAIN, Control, checked_keep, checked_number
+from modelserve.repository.models import STABLE, VersionPolicy, wanted_versions
+from modelserve.repository.store import LocalStore
+from modelserve.repository.versions import ModelVersion, VersionOptions
+from modelserve.repository.watcher import Watcher
+from modelserve.routing.versions import Pinned
+from modelserve.tensors import Tensor
+
+__all__ = ["ModelRepository"]
+
+_NONE: Final[Parameters] = {}
+
+
+class ModelRepository:
+    """Models with versions, in this process: add or load them, predict, publish, roll back.
+
+    Requests may come from any thread and any number of event loops. Every control verb has a
+    coroutine form (`aload` beside `load`); one that may have to wait for requests under way refuses
+    to run on an event loop's thread, where those requests could not end.
+
+    Args:
+        store: Directory of stored versions (``<store>/<model>/<version>/model.onnx``), or a
+            `Store`; without one the repository holds only what is added to it.
+        load: Which stored models to load now: all, none, or these.
+        watch: Follow changes in the store, with a thread that looks every `watch_interval` seconds.
+        watch_interval: Seconds between two looks.
+        keep: Which versions of a stored model are loaded where its own configuration does not say:
+            the newest so many, ``"all"``, or a list.
+        providers: Execution providers for ONNX models; None takes the best available.
+        instances: Instances of a stored model where its own configuration does not say.
+        observers: Get all closed exchanges, beside `metrics`.
+
+    Raises:
+        ModelNotFound: A model named in `load` is not in the store.
+
+    A stored model that cannot be loaded does not keep the others from serving: its state says why,
+    and `ready` is false.
+
+    Example:
+        >>> repo = ModelRepository()
+        >>> repo.add("iris", "iris.onnx")
+        '1'
+        >>> repo.predict("iris", {"x": [[5.1, 3.5, 1.4, 0.2]]})["y"].shape
+        (1, 3)
+        >>> repo.close()
+    """
+
+    def __init__(
+        self,
+        store: str | os.PathLike[str] | Store | None = None,
+        *,
+        load: Literal["all", "none"] | Iterable[str] = "all",
+        watch: bool = False,
+        watch_interval: float = 1.0,
+        keep: VersionPolicy = 1,
+        providers: Sequence[Any] | None = None,
+        instances: int = 1,
+        observers: Iterable[Observer] = (),
+    ) -> None:
+        self.store: Store | None = (
+            LocalStore(store) if isinstance(store, str | os.PathLike) else store
+        )
+        if self.store is None and watch:
+            raise ValueError("watch=True needs a store to watch")
+        self.metrics = Metrics()
+        self._recorder = Recorder([self.metrics, *observers])
+        self.record = self._recorder.record
+        self._control = Control(
+            self.store,
+            options=VersionOptions(
+                providers=None if providers is None else tuple(providers), instances=instances
+            ),
+            keep=keep,
+            metrics=self.metrics,
+            recorder=self._recorder,
+        )
+        self._entries = self._control.entries
+        if self.store is not None:
+            self._control.load_first(load)
+        self._watcher = Watcher(self._control, watch_interval) if watch else None
+
+    def __repr__(self) -> str:
+        return f"<ModelRepository {', '.join(self._entries) or 'empty'}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    # ------------------------------------------------------------------ requests
+
+    def predict(
+        self,
+        model: str,
+        inputs: Any,
+        *,
+        version: str = "",
+        outputs: Sequence[str] | None = None,
+        parameters: Parameters = _NONE,
+        priority: int = 0,
+        timeout: float | None = None,
+    ) -> dict[str, Tensor]:
+        """Return a model's outputs; for threads, and quick enough to call from anywhere.
+
+        Args:
+            model: Name of the model.
+            inputs: Arrays by name; for a model of one input, that array. Lists are converted.
+            version: Version number or label.
+            outputs: Names of the outputs wanted; None for all.
+            parameters: Parameters of the request.
+            priority: 0 is the default; from 1 on, a lower number goes first.
+            timeout: Seconds until the answer is no longer wanted.
+
+        Raises:
+            ModelNotFound: No such model or version.
+            InvalidInput: The inputs do not fit the model's signature.
+            DeadlineExceeded: `timeout` passed.
+            QueueFull: Too many requests wait already.
+            BackendError: Model code failed; its cause is chained.
+        """
+        if not isinstance(inputs, Mapping):
+            inputs = {self._only_input(model, version): inputs}
+        request = InferRequest(
+            model,
+            inputs,
+            version=version,
+            outputs=outputs,
+            parameters=parameters,
+            priority=priority,
+            timeout=timeout,
+        )
+        exchange = request.exchange = Exchange("inprocess", model)
+        try:
+            while True:
+                chosen = self._choose(request)
+                exchange.model, exchange.version = chosen.model, chosen.version
+                try:
+                    return chosen.infer_blocking(request)  # type: ignore[return-value]  # a dict
+                except BatcherClosed:
+                    continue  # unloaded since it was chosen; its successor is there by now
+        except BaseException as error:
+            exchange.code = _code(error)
+            raise
+        finally:
+            self.record(exchange)
+
+    async def infer(self, request: InferRequest) -> InferResponse:
+        """Answer one request.
+
+        Raises:
+            ModelNotFound: No such model or version.
+            InvalidInput: The inputs do not fit the model's signature.
+            DeadlineExceeded: The deadline passed.
+            QueueFull: Too many requests wait already.
+            BackendError: Model code failed; its cause is chained.
+        """
+        exchange = request.exchange
+        mine = exchange is None
+        if exchange is None:
+            exchange = request.exchange = Exchange("inprocess", request.model, id=request.id)
+        try:
+            while True:
+                chosen = self._choose(request)
+                exchange.model, exchange.version = chosen.model, chosen.version
+                try:
+                    outputs = await chosen.infer(request)
+                except BatcherClosed:
+                    continue  # unloaded since it was chosen; its successor is there by now
+                return InferResponse(chosen.model, chosen.version, outputs, id=request.id)
+        except BaseException as error:
+            exchange.code = _code(error)
+            raise
+        finally:
+            if mine:
+                request.exchange = None  # the request may be sent again
+                self.record(exchange)
+
+    async def stream(
+        self, request: InferRequest | AsyncIterable[InferRequest], *, model: str = ""
+    ) -> AsyncIterator[InferResponse]:
+        """Answer one request, or a stream of them, with a stream of responses.
+
+        A model that is no generator answers each request once. The next item is made when it is
+        asked for; leaving the loop (and closing the iterator) stops the model's generator.
+
+        Args:
+            request: One request, or an asynchronous iterable of requests to one model.
+            model: The model to open a stream of requests to, so that the stream can be opened
+                before the first request is there; without it the first request tells.
+
+        Raises:
+            ServeError: As `infer`; also from within the stream.
+        """
+        first: InferRequest
+        source: InferRequest | AsyncIterable[InferRequest]
+        if isinstance(request, InferRequest):
+            first, source = request, request
+        elif model:
+            first, source = InferRequest(model, {}), request
+        else:
+            iterator = aiter(request)
+            try:
+                first = await anext(iterator)
+            except StopAsyncIteration:
+                return
+            source = _chained(first, iterator)
+        exchange = Exchange("inprocess", first.model, id=first.id)
+        mine = first.exchange is None
+        try:
+            chosen = self._choose(first)
+            exchange.model, exchange.version = chosen.model, chosen.version
+            responses = chosen.stream(source)
+            try:
+                async for response in responses:
+                    yield response
+            finally:
+                await responses.aclose()  # type: ignore[attr-defined]  # an asynchronous generator
+        except BaseException as error:
+            exchange.code = _code(error)
+            raise
+        finally:
+            if mine:
+                self.record(exchange)
+
+    def _choose(self, request: InferRequest) -> ModelVersion:
+        name = request.model
+        for _ in range(8):
+            entry = self._entries.get(name)
+            if entry is None:
+                raise self._control.unknown(name)
+            version, elsewhere = entry.choose(request)
+            if version is not None:
+                return version
+            name = elsewhere
+        raise LoadError(f'model "{request.model}": policies send its requests in a circle')
+
+    def _only_input(self, model: str, version: str) -> str:
+        inputs = self._control.entry(model).find(version).signature.inputs
+        if len(inputs) != 1:
+            names = ", ".join(f'"{spec.name}"' for spec in inputs)
+            raise TypeError(f'model "{model}" takes the inputs {names}: give arrays by name')
+        return inputs[0].name
+
+    # ------------------------------------------------------------------ catalog
+
+    async def index(self) -> Sequence[VersionInfo]:
+        """List every version of every model, loaded or not."""
+        if self.store is None:
+            return self._control.index()
+        return await asyncio.to_thread(self._control.index)
+
+    async def describe(self, model: str, version: str = "") -> VersionInfo:
+        """Describe a loaded version; without a number or label the one that answers by default.
+
+        Raises:
+            ModelNotFound: No such model or version is known.
+            ModelNotReady: It is known and not loaded.
+        """
+        entry = self._control.entry(model)
+        return entry.info(entry.find(version).version)
+
+    async def ready(self, model: str = "", version: str = "") -> bool:
+        """Tell whether a model can answer; without a name, whether all that should be loaded can.
+
+        Raises:
+            ModelNotFound: No such model or version is known.
+        """
+        if not model:
+            return not self._control.closed and all(
+                entry.default is not None and not entry.failed
+                for entry in self._entries.values()
+                if entry.enabled
+            )
+        try:
+            self._control.entry(model).find(version)
+        except ModelNotReady:
+            return False
+        return True
+
+    # ------------------------------------------------------------------ control
+
+    def add(
+        self,
+        name: Any,
+        source: Any = None,
+        *,
+        version: str | int = "",
+        max_batch_size: int | None = None,
+        instances: int | None = None,
+        max_queue_size: int = 1024,
+        max_queue_bytes: int = 1 << 30,
+        providers: Sequence[Any] | None = None,
+        keep: VersionPolicy | None = None,
+        warm_up: bool = True,
+        drain: float = DRAIN,
+    ) -> str:
+        """Serve a model that is not in the store; returns its version number.
+
+        Adding a name again adds its next version, which answers from then on.
+
+        Args:
+            name: Name of the model; or a model made by `modelserve.model`, under its own name.
+            source: Path or bytes of an ONNX model, a `Backend` such as an `InferenceSession` (which
+                then belongs to the repository), a model made by `modelserve.model`, or a function
+                that makes the backend for an instance, given the instance's number.
+            version: Number to use; empty for the next one.
+            max_batch_size: Most rows of a batch; 0 runs each request alone. None batches an ONNX
+                model if loading it proves that rows may share a run.
+            instances: How many instances run at once.
+            max_queue_size: Most requests that may wait.
+            max_queue_bytes: Most bytes of input that may wait.
+            providers: Execution providers, for a path or bytes.
+            keep: Which versions stay loaded: the newest so many (1), ``"all"``, or a list.
+            warm_up: Whether an ONNX model is run once before it is ready.
+            drain: Seconds an older version gets to answer what it has.
+
+        Raises:
+            Conflict: The version is there already, or the name belongs to a stored model.
+            LoadError: The model cannot be loaded.
+        """
+        if source is None and hasattr(name, "model_options"):
+            name, source = name.name, name
+        if not isinstance(name, str) or not name or source is None:
+            raise TypeError("add takes a name and a source, or a model made by modelserve.model")
+        declared: Mapping[str, Any] = getattr(source, "model_options", {})
+        options = VersionOptions(
+            max_batch_size=declared.get("max_batch_size")
+            if max_batch_size is None
+            else max_batch_size,
+            instances=instances or declared.get("instances", self._control.options.instances),
+            max_queue_size=max_queue_size,
+            max_queue_bytes=max_queue_bytes,
+            providers=self._control.options.providers if providers is None else tuple(providers),
+            warm_up=warm_up,
+        )
+        entry = self._control.open_entry(name, stored=False)
+        with entry.lock:
+            if keep is not None:
+                entry.keep = checked_keep(keep)
+            number = checked_number(version) or _following(entry.versions)
+            if number in entry.versions:
+                raise Conflict(f'model "{name}" has a version {number} already')
+            source = source.backend if declared else source
+            try:
+                loaded = self._control.load_version(entry, number, source, options)
+            except BaseException:
+                self._control.forget_if_empty(entry)
+                raise
+            everything = {**entry.versions, number: loaded}
+            numbers = sorted(everything, key=int)
+            kept = set(wanted_versions(entry, numbers, entry.labels)) | {number}
+            self._control.switch(entry, everything, kept, drain)
+        return number
+
+    def load(self, model: str, version: str | int = "", *, drain: float = DRAIN) -> str:
+        """Load a stored model, or one version of it; returns the version that answers by default.
+
+        Raises:
+            ModelNotFound: The store has no such model or version.
+            LoadError: It cannot be loaded; what was serving still is.
+            IntegrityError: Its files are not the ones that were published.
+        """
+        _refuse_event_loop("load", "aload")
+        return self._control.load(model, checked_number(version), drain)
+
+    def unload(self, model: str, version: str | int = "", *, drain: float = DRAIN) -> None:
+        """Stop sending requests to a version (without a number: to all), then close it.
+
+        Args:
+            model: Name of the model.
+            version: Version number, or empty for the whole model.
+            drain: Seconds its requests get to end; what still waits then gets `ModelNotReady`.
+
+        Raises:
+            ModelNotFound: No such model or version is loaded.
+        """
+        _refuse_event_loop("unload", "aunload")
+        self._control.unload(model, checked_number(version), drain)
+
+    def publish(
+        self,
+        model: str,
+        source: str | os.PathLike[str] | bytes,
+        *,
+        version: str | int = "",
+        label: str | None = STABLE,
+        metadata: Mapping[str, Any] = _NONE,
+        drain: float = DRAIN,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> str:
+        """Put a model into the store as a new version and serve it; returns its number.
+
+        The file is loaded first to see that it works. If the new version cannot be served it is
+        taken out of the store again, and what was serving still is.
+
+        Args:
+            model: Name of the model.
+            source: ONNX file (its external data goes along), directory with a `model.onnx`, or the
+                bytes of a model.
+            version: Number to use; empty for the next one.
+            label: Label that moves to the new version: ``"stable"`` makes it the one that answers,
+                another label (``"canary"``) only those who ask for it; None moves none.
+            metadata: JSON values to record with it.
+            drain: Seconds the old version gets to answer what it has.
+            progress: Called with bytes copied and bytes in all.
+
+        Raises:
+            LoadError: The source is no model that can be served, or could not be written.
+            Conflict: The version exists already.
+        """
+        _refuse_event_loop("publish", "apublish")
+        return self._control.publish(
+            model, source, checked_number(version), label, metadata, drain, progress
+        )
+
+    def label(
+        self, model: str, changes: Mapping[str, str | int | None], *, drain: float = DRAIN
+    ) -> Mapping[str, str]:
+        """Move, add or (None) remove labels in one step; returns all labels of the model.
+
+        Versions labelled are loaded first, and those no longer wanted closed afterwards.
+
+        Raises:
+            ModelNotFound: No such model or version.
+        """
+        _refuse_event_loop("label", "alabel")
+        return self._control.label(model, changes, drain)
+
+    def rollback(self, model: str, *, drain: float = DRAIN) -> str:
+        """Let the version before the one that answers now answer again; returns its number.
+
+        Raises:
+            ModelNotFound: There is no version before it.
+            LoadError: That one cannot be loaded; what was serving still is.
+        """
+        _refuse_event_loop("rollback", "arollback")
+        return self._control.rollback(model, drain)
+
+    def route(self, model: str, policy: Policy | str | None) -> None:
+        """Set how versions are chosen for requests that name none; in force at once.
+
+        Args:
+            model: Name of the model.
+            policy: A `Policy`, a version number or label, or None for the default: the version
+                labelled ``stable``, else the newest.
+        """
+        entry = self._control.entry(model)
+        if isinstance(policy, str):
+            entry.find(policy)
+            policy = Pinned(policy)
+        if policy is not None and not hasattr(policy, "choose"):
+            raise TypeError(f"a policy has a method choose; got {type(policy).__name__}")
+        entry.policy = policy
+
+    def collect(self, model: str, keep: int) -> tuple[str, ...]:
+        """Delete old versions from the store; returns which.
+
+        Args:
+            model: Name of the model.
+            keep: How many of the newest stay. Loaded and labelled versions stay in any case.
+        """
+        store = self._control.need_store("collect")
+        entry = self._entries.get(model)
+        if not hasattr(store, "collect"):
+            raise Unsupported(f"{type(store).__name__} cannot delete old versions")
+        protect = () if entry is None else tuple(entry.versions)
+        return tuple(store.collect(model, keep, protect=protect))
+
+    def close(self, *, drain: float = DRAIN) -> None:
+        """Stop watching, answer what is under way, close every version. May be called twice."""
+        if any(entry.outstanding for entry in self._entries.values()):
+            _refuse_event_loop("close", "aclose")
+        self._end(drain)
+
+    def _end(self, drain: float) -> None:
+        if self._watcher is not None:
+            self._watcher.stop()
+        self._control.close(drain)
+
+    # coroutine forms
+
+    async def aadd(self, name: Any, source: Any = None, **options: Any) -> str:
+        """Do as `add` without blocking the event loop."""
+        return await asyncio.to_thread(self.add, name, source, **options)
+
+    async def aload(self, model: str, version: str | int = "", *, drain: float = DRAIN) -> str:
+        """Do as `load` without blocking the event loop."""
+        return await asyncio.to_thread(self._control.load, model, checked_number(version), drain)
+
+    async def aunload(self, model: str, version: str | int = "", *, drain: float = DRAIN) -> None:
+        """Do as `unload` without blocking the event loop."""
+        await asyncio.to_thread(self._control.unload, model, checked_number(version), drain)
+
+    async def apublish(
+        self,
+        model: str,
+        source: str | os.PathLike[str] | bytes,
+        *,
+        version: str | int = "",
+        label: str | None = STABLE,
+        metadata: Mapping[str, Any] = _NONE,
+        drain: float = DRAIN,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> str:
+        """Do as `publish` without blocking the event loop."""
+        return await asyncio.to_thread(
+            self._control.publish,
+            model,
+            source,
+            checked_number(version),
+            label,
+            metadata,
+            drain,
+            progress,
+        )
+
+    async def alabel(
+        self, model: str, changes: Mapping[str, str | int | None], *, drain: float = DRAIN
+    ) -> Mapping[str, str]:
+        """Do as `label` without blocking the event loop."""
+        return await asyncio.to_thread(self._control.label, model, changes, drain)
+
+    async def arollback(self, model: str, *, drain: float = DRAIN) -> str:
+        """Do as `rollback` without blocking the event loop."""
+        return await asyncio.to_thread(self._control.rollback, model, drain)
+
+    async def aroute(self, model: str, policy: Policy | str | None) -> None:
+        """Do as `route`, which never blocks."""
+        self.route(model, policy)
+
+    async def aclose(self, *, drain: float = DRAIN) -> None:
+        """Do as `close` without blocking the event loop."""
+        await asyncio.to_thread(self._end, drain)
+
+
+async def _chained(
+    first: InferRequest, rest: AsyncIterator[InferRequest]
+) -> AsyncIterator[InferRequest]:
+    yield first
+    async for request in rest:
+        yield request
+
+
+def _following(versions: Mapping[str, Any]) -> str:
+    return str(max((int(v) for v in versions), default=0) + 1)
+
+
+def _refuse_event_loop(blocking: str, coroutine: str) -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise RuntimeError(
+        f"{blocking}() may wait for requests that need the event loop it was called on; "
+        f"await {coroutine}() there"
+    )
+
+
+def _code(error: BaseException) -> str:
+    if isinstance(error, ServeError):
+        return error.grpc
+    if isinstance(error, asyncio.CancelledError | GeneratorExit | KeyboardInterrupt):
+        return "CANCELLED"
+    return "INTERNAL"

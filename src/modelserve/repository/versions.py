@@ -1,0 +1,411 @@
+"""One loaded version of a model: its backends, its batcher, its life from LOADING to the end.
+
+Which versions there are, and which one answers, is `repository.models`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from modelserve.errors import InvalidInput, LoadError, ServeError, Unsupported
+from modelserve.execution.batcher import AdaptiveBatcher
+from modelserve.execution.proof import prove_batch_axis, synthetic_inputs
+from modelserve.execution.streams import StreamSlots, open_stream
+from modelserve.messages import Context, InferRequest, InferResponse, RequestInfo
+from modelserve.protocols import Backend, State, Traits, VersionInfo
+from modelserve.tensors import Signature, Tensor
+
+__all__ = ["ModelVersion", "VersionOptions", "load_version"]
+
+_log = logging.getLogger("modelserve.repository")
+
+DEFAULT_BATCH_SIZE: Final = 64
+"""`max_batch_size` of a model whose batch axis was proven and not declared."""
+_WARM_UP_LIMIT: Final = 1.0
+"""Seconds a full batch may be expected to take and still be run to warm up."""
+
+
+@dataclass(frozen=True, slots=True)
+class VersionOptions:
+    """How a version is run.
+
+    Args:
+        max_batch_size: Most rows of a batch; 0 runs each request alone; None batches where that is
+            proven to be right.
+        instances: How many instances run at once.
+        max_queue_size: Most requests that may wait.
+        max_queue_bytes: Most bytes of input that may wait.
+        providers: Execution providers for ONNX models; None takes the best available.
+        warm_up: Whether to run the model once before it is ready.
+        warm_up_inputs: Inputs to do so with; made up from the signature where there are none.
+        declared: Inputs and outputs, without the batch axis, that a configuration file promises.
+    """
+
+    max_batch_size: int | None = None
+    instances: int = 1
+    max_queue_size: int = 1024
+    max_queue_bytes: int = 1 << 30
+    providers: tuple[Any, ...] | None = None
+    warm_up: bool = True
+    warm_up_inputs: Mapping[str, Tensor] = field(default_factory=dict)
+    declared: Signature | None = None
+
+    def __post_init__(self) -> None:
+        if self.instances < 1:
+            raise ValueError(f"instances must be at least 1, got {self.instances}")
+        if self.max_batch_size is not None and self.max_batch_size < 0:
+            raise ValueError(f"max_batch_size must be at least 0, got {self.max_batch_size}")
+
+
+class ModelVersion:
+    """One loaded version.
+
+    Args:
+        model: Name of the model.
+        version: Version number as text.
+        batcher: What runs its requests.
+        signature: What it takes and gives.
+        platform: What runs it, in words for clients.
+        batching: Why requests share batches, or why not.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        version: str,
+        batcher: AdaptiveBatcher,
+        *,
+        signature: Signature,
+        platform: str,
+        batching: str,
+    ) -> None:
+        self.model = model
+        self.version = version
+        self.batcher = batcher
+        self.signature = signature
+        self.platform = platform
+        self.batching = batching
+        self.state: State = "LOADING"
+        self._turn = 0
+        self.batched = batcher.max_batch_size > 0
+        self._output_names = frozenset(spec.name for spec in signature.outputs)
+        traits = batcher.traits
+        self._streams = (
+            StreamSlots(traits.concurrency * len(batcher.backends), model=model)
+            if traits.streams
+            else None
+        )
+
+    def info(self, labels: tuple[str, ...] = (), versions: tuple[str, ...] = ()) -> VersionInfo:
+        """Describe it."""
+        return VersionInfo(
+            self.model,
+            self.version,
+            self.state,
+            signature=self.signature,
+            platform=self.platform,
+            max_batch_size=self.batcher.max_batch_size,
+            batching=self.batching,
+            labels=labels,
+            versions=versions or (self.version,),
+        )
+
+    # ------------------------------------------------------------------ requests
+
+    async def infer(self, request: InferRequest) -> Mapping[str, Tensor]:
+        """Validate a request, run it, return its outputs; raises as `AdaptiveBatcher.submit`."""
+        inputs, rows = self._validate(request)
+        return await self.batcher.submit(request, inputs, rows)
+
+    def infer_blocking(self, request: InferRequest) -> Mapping[str, Tensor]:
+        """Do as `infer` on a thread."""
+        inputs, rows = self._validate(request)
+        return self.batcher.submit_blocking(request, inputs, rows)
+
+    def _validate(self, request: InferRequest) -> tuple[Mapping[str, Tensor], int]:
+        if self._streams is not None:
+            raise Unsupported(
+                f'model "{self.model}" answers with a stream; use stream() or a streaming transport'
+            )
+        inputs, rows = self.signature.validate(request.inputs, batched=self.batched)
+        if request.outputs is not None and self._output_names:
+            self._check_outputs(request.outputs)
+        if not self.batched:
+            return inputs, 1
+        most = self.batcher.max_batch_size
+        if not 1 <= rows <= most:
+            raise InvalidInput(
+                f"expected 1 to {most} rows (max_batch_size), got {rows}", path="inputs"
+            )
+        return inputs, rows
+
+    def _check_outputs(self, names: Sequence[str]) -> None:
+        for index, name in enumerate(names):
+            if name not in self._output_names:
+                raise InvalidInput(
+                    f"unknown output; the model gives {', '.join(sorted(self._output_names))}",
+                    path=f'outputs[{index}] "{name}"',
+                )
+
+    async def stream(
+        self, request: InferRequest | AsyncIterable[InferRequest]
+    ) -> AsyncIterator[InferResponse]:
+        """Answer with a stream; a model that answers once yields that one response a request."""
+        if self._streams is None:
+            async for response in self._one_by_one(request):
+                yield response
+            return
+        takes_stream = self.batcher.traits.takes_stream
+        if isinstance(request, AsyncIterable) and not takes_stream:
+            async for one in request:
+                async for response in self.stream(one):
+                    yield response
+            return
+        first = request if isinstance(request, InferRequest) else None
+        await self._streams.acquire()
+        try:
+            source: Any
+            if takes_stream:
+                source = self._inputs_of(request)
+            else:
+                assert first is not None
+                source, _ = self.signature.validate(first.inputs, batched=False)
+            outputs = open_stream(
+                self._next_backend(),
+                self.batcher.traits,
+                source,
+                self._context(first),
+                self.batcher.loop_thread,
+            )
+            try:
+                async for tensors in outputs:
+                    yield InferResponse(
+                        self.model, self.version, tensors, id=first.id if first else ""
+                    )
+            finally:
+                await outputs.aclose()  # type: ignore[attr-defined]  # an asynchronous generator
+        finally:
+            self._streams.release()
+
+    def _next_backend(self) -> Backend:
+        self._turn += 1
+        return self.batcher.backends[self._turn % len(self.batcher.backends)]
+
+    async def _one_by_one(
+        self, request: InferRequest | AsyncIterable[InferRequest]
+    ) -> AsyncIterator[InferResponse]:
+        if isinstance(request, InferRequest):
+            yield InferResponse(self.model, self.version, await self.infer(request), id=request.id)
+            return
+        async for one in request:
+            yield InferResponse(self.model, self.version, await self.infer(one), id=one.id)
+
+    async def _inputs_of(
+        self, request: InferRequest | AsyncIterable[InferRequest]
+    ) -> AsyncIterator[Mapping[str, Tensor]]:
+        if isinstance(request, InferRequest):
+            yield self.signature.validate(request.inputs, batched=False)[0]
+            return
+        async for one in request:
+            yield self.signature.validate(one.inputs, batched=False)[0]
+
+    def _context(self, request: InferRequest | None) -> Context:
+        if request is None:
+            return Context(self.model, self.version)
+        info = RequestInfo(
+            request.id, 0, 1, request.principal, request.headers, request.deadline, request.trace
+        )
+        return Context(self.model, self.version, request.parameters, (info,))
+
+    # ------------------------------------------------------------------ the end
+
+    @property
+    def outstanding(self) -> int:
+        """Requests waiting, batches running and streams under way."""
+        streams = self._streams.active if self._streams is not None else 0
+        return self.batcher.queue_depth + self.batcher.in_flight + streams
+
+    def close(self, *, drain: float) -> bool:
+        """Take no more, wait up to `drain` seconds for what is under way, release everything."""
+        self.state = "UNLOADING"
+        answered = True
+        if self._streams is not None:
+            answered = self._streams.close(drain)
+        answered = self.batcher.close(drain=drain) and answered
+        self.state = "UNAVAILABLE"
+        return answered
+
+
+# ---------------------------------------------------------------------- loading
+
+
+def load_version(
+    model: str,
+    version: str,
+    source: Any,
+    options: VersionOptions,
+) -> ModelVersion:
+    """Load a version until it can answer: backends, `setup`, proof of the batch axis, warm-up.
+
+    Args:
+        model: Name of the model.
+        version: Version number as text.
+        source: Path or bytes of an ONNX model, a backend, or a factory that makes the backend of
+            the instance whose number it is given.
+        options: How to run it.
+
+    Raises:
+        LoadError: It cannot be loaded.
+    """
+    try:
+        backends = _backends(source, options)
+    except (ServeError, ImportError, ValueError, TypeError):
+        raise
+    except Exception as error:
+        raise LoadError(
+            f'model "{model}" version {version}: {type(error).__name__}: {error}'
+        ) from error
+    try:
+        return _ready(model, version, backends, options)
+    except BaseException:
+        if backends[0] is not source:  # made here, and of no use to anyone now
+            for backend in {id(b): b for b in backends}.values():
+                backend.close()
+        raise
+
+
+def _backends(source: Any, options: VersionOptions) -> list[Backend]:
+    if isinstance(source, str | os.PathLike | bytes):
+        from modelserve.backends.onnxruntime import InferenceSession
+
+        path: Any = source if isinstance(source, bytes) else model_file(Path(source))
+        session = InferenceSession(
+            path, providers=None if options.providers is None else list(options.providers)
+        )
+        return [session] * options.instances
+    if hasattr(source, "run") or hasattr(source, "stream"):
+        traits: Traits = getattr(source, "traits", Traits())
+        if options.instances > 1 and not traits.shared:
+            raise ValueError(
+                f"{options.instances} instances of one {type(source).__name__} object, which may "
+                "not run twice at once; give a function that makes one for each instance"
+            )
+        return [source] * options.instances
+    if callable(source):
+        return [source(instance) for instance in range(options.instances)]
+    raise TypeError(
+        "a model is a path, bytes, a backend, or a function that makes a backend for an instance; "
+        f"got {type(source).__name__}"
+    )
+
+
+def model_file(path: Path) -> Path:
+    """Return the ONNX file of a version directory; any other path is returned as it is."""
+    return path / "model.onnx" if path.is_dir() else path
+
+
+def _ready(
+    model: str, version: str, backends: list[Backend], options: VersionOptions
+) -> ModelVersion:
+    backend = backends[0]
+    traits: Traits = getattr(backend, "traits", Traits())
+    if options.declared is not None:
+        _check_declared(model, backend.signature, options.declared)
+    size, batching = _batch_size(backend, traits, options)
+    batcher = AdaptiveBatcher(
+        backends,
+        max_batch_size=size,
+        max_queue_size=options.max_queue_size,
+        max_queue_bytes=options.max_queue_bytes,
+        model=model,
+        version=version,
+    )
+    batcher.open()
+    _try_example(model, backend, batcher)
+    loaded = ModelVersion(
+        model,
+        version,
+        batcher,
+        signature=backend.signature,
+        platform=getattr(backend, "platform", type(backend).__name__),
+        batching=batching,
+    )
+    if options.warm_up and traits.inline and not traits.streams:
+        _warm_up(batcher, backend, options)
+    loaded.state = "READY"
+    return loaded
+
+
+def _check_declared(model: str, signature: Signature, declared: Signature) -> None:
+    for side, there, said in (
+        ("input", signature.inputs, declared.inputs),
+        ("output", signature.outputs, declared.outputs),
+    ):
+        known = {spec.name: spec.datatype for spec in there}
+        for spec in said:
+            if known.get(spec.name) != spec.datatype:
+                has = ", ".join(f"{name} {datatype}" for name, datatype in known.items())
+                raise LoadError(
+                    f'model "{model}": its configuration declares {side} "{spec.name}" as '
+                    f"{spec.datatype}; the model has {has or 'none'}"
+                )
+
+
+def _batch_size(backend: Backend, traits: Traits, options: VersionOptions) -> tuple[int, str]:
+    if traits.streams:
+        return 0, "off: streams are not batched"
+    declared = options.max_batch_size
+    if declared is not None:
+        if declared and getattr(backend, "per_row", False):
+            return declared, f"declared: up to {declared} rows, one call a row"
+        return declared, f"declared: up to {declared} rows" if declared else "off: declared"
+    if not traits.inline:
+        return 0, "off: max_batch_size is not declared"
+    refusal = prove_batch_axis(backend, options.warm_up_inputs or None)
+    if refusal:
+        return 0, f"off: {refusal}"
+    return DEFAULT_BATCH_SIZE, (
+        f"proven: up to {DEFAULT_BATCH_SIZE} rows, which give the same answers alone, together and "
+        "beside larger ones"
+    )
+
+
+def _try_example(model: str, backend: Any, batcher: AdaptiveBatcher) -> None:
+    """Run a function on the example it was declared with, which also shows its outputs."""
+    example = getattr(backend, "example", None)
+    if example is None or batcher.traits.streams:
+        return
+    try:
+        rows = len(next(iter(example.values()))) if batcher.max_batch_size else 1
+        outputs = batcher.run_at_load(InferRequest(model, example), example, rows)
+    except ServeError as error:
+        raise LoadError(f'model "{model}" fails on its example: {error}') from error
+    for instance in batcher.backends:
+        instance.learn_outputs(outputs)  # type: ignore[attr-defined]  # it has an example
+
+
+def _warm_up(batcher: AdaptiveBatcher, backend: Backend, options: VersionOptions) -> None:
+    """Run one row and, where that is quick, a full batch: the first caller finds it warm."""
+    rows = 1
+    inputs: Mapping[str, Tensor] = options.warm_up_inputs or synthetic_inputs(backend.signature, 1)
+    if options.warm_up_inputs and batcher.max_batch_size:
+        rows = len(next(iter(inputs.values())))
+    request = InferRequest(batcher.model, inputs)
+    try:
+        batcher.run_at_load(request, inputs, rows)  # allocates and selects kernels
+        batcher.run_at_load(request, inputs, rows)
+        size = batcher.max_batch_size
+        once = batcher.service_time.predict(rows)
+        if size > 1 and not options.warm_up_inputs and once and once * size < _WARM_UP_LIMIT:
+            inputs = synthetic_inputs(backend.signature, size)
+            for _ in range(2):
+                batcher.run_at_load(InferRequest(batcher.model, inputs), inputs, size)
+    except ServeError as error:
+        _log.warning(
+            "model %s version %s was not warmed up: %s", batcher.model, batcher.version, error
+        )

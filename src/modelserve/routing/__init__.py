@@ -1,0 +1,1 @@
+"""Policies: they see requests and the names of versions, never models."""
