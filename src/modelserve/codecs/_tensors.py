@@ -121,16 +121,20 @@ def from_list(
     code = _CODES.get(datatype)
     if code is None:
         return _from_other(flat, datatype, shape, place, index_shape)
-    try:
-        packed = pack(f"<{count}{code}", *flat)
-    except (StructError, OverflowError):
-        if nulls and code in "efd" and None in flat:
-            flat = [nan if value is None else value for value in flat]
-            return from_list(flat, datatype, shape, count, place)
-        raise _wrong_element(flat, datatype, place, index_shape) from None
-    if booleans and bool in set(map(type, flat)):
+    packed = _pack(flat, code, count)
+    if packed is None and nulls and code in "efd":
+        flat = [nan if value is None else value for value in flat]
+        packed = _pack(flat, code, count)
+    if packed is None or (booleans and bool in set(map(type, flat))):
         raise _wrong_element(flat, datatype, place, index_shape)
     return np.frombuffer(packed, _WIRE[datatype]).reshape(shape)
+
+
+def _pack(flat: list[Any], code: str, count: int) -> bytes | None:
+    try:
+        return pack(f"<{count}{code}", *flat)
+    except (StructError, OverflowError):
+        return None
 
 
 def _from_other(
@@ -190,11 +194,7 @@ def _fits(value: Any, datatype: str) -> bool:
         return type(value) is (bool if datatype == "BOOL" else str)
     if type(value) is bool:
         return False
-    try:
-        pack(f"<{_CODES[datatype]}", value)
-    except (StructError, OverflowError):
-        return False
-    return True
+    return _pack([value], _CODES[datatype], 1) is not None
 
 
 def _wrong_element(

@@ -18,7 +18,7 @@ import numpy as np
 
 from modelserve.errors import BackendError, InvalidInput, Unsupported
 from modelserve.messages import InferRequest, InferResponse, Parameters
-from modelserve.tensors import DATATYPES, Tensor, datatype_of
+from modelserve.tensors import DATATYPES, Tensor, as_bytes_tensor, datatype_of
 
 from ._json import Buffer, dumps, loads
 from ._tensors import from_bytes, from_list, shape_of, short, to_bytes, to_list
@@ -350,6 +350,8 @@ def encode_response(
         array = tensor if type(tensor) is np.ndarray else np.asarray(tensor)
         try:
             datatype = datatype_of(array.dtype)
+            if datatype == "BYTES":
+                array = as_bytes_tensor(array)
         except InvalidInput as error:
             raise BackendError(f'output "{name}": {error}') from error
         binary = wanted[name].get("binary_data", default) if name in wanted else default
