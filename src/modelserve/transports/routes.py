@@ -212,15 +212,15 @@ class Routes:
         """
         parts = path.split("/")
         model = version = ""
-        depth = len(parts)
-        if depth > 3 and parts[2] == "models" and parts[1] == "v2" and not parts[0]:
+        if path.startswith("/v2/models/"):
             model = parts[3]
-            rest = parts[4:]
-            if depth > 5 and rest[0] == "versions":
-                version = rest[1]
-                rest = rest[2:] if version else ["", ""]
-            endpoint = _MODEL.get("/".join(rest)) if model and len(rest) < 2 else None
-        elif depth == 6 and path.startswith("/v2/repository/models/"):
+            versioned = len(parts) > 5 and parts[4] == "versions"
+            if versioned:
+                version = parts[5]
+            tail = parts[6:] if versioned else parts[4:]
+            named = bool(model) and bool(version) is versioned
+            endpoint = _MODEL.get("/".join(tail) if tail else None) if named else None
+        elif path.startswith("/v2/repository/models/") and len(parts) == 6:
             model = parts[4]
             endpoint = _REPOSITORY.get(parts[5]) if model else None
         else:
@@ -438,10 +438,10 @@ _FIXED: Final = {
     "/v2/repository/index": _Endpoint(Routes._index, _POST, "read", _SMALL_BODY),
     "/metrics": _Endpoint(Routes._show_metrics, _GET, "read"),
 }
-_MODEL: Final = {
+_MODEL: Final[dict[str | None, _Endpoint]] = {
     "infer": _INFER,
     "ready": _Endpoint(Routes._model_ready, _GET, "read"),
-    "": _Endpoint(Routes._model, _GET, "read"),
+    None: _Endpoint(Routes._model, _GET, "read"),
 }
 _REPOSITORY: Final = {
     "load": _Endpoint(Routes._load, _POST, "admin", _SMALL_BODY),
