@@ -133,16 +133,21 @@ class Scripted:
             except OSError:
                 return  # the client is gone
 
-    def close(self) -> None:
-        self.stop.set()
-        socket.create_connection(self._listener.getsockname()).close()
-        self._threads[0].join()
-        self._listener.close()
+    def hang_up(self) -> None:
+        """End every connection."""
         for connection in self._open:
             try:
                 connection.shutdown(socket.SHUT_RDWR)
             except OSError:
                 continue  # it is closed already
+        self._open.clear()
+
+    def close(self) -> None:
+        self.stop.set()
+        socket.create_connection(self._listener.getsockname()).close()
+        self._threads[0].join()
+        self._listener.close()
+        self.hang_up()
         for thread in self._threads:
             thread.join()
 

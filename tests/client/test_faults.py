@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Callable
 from threading import Thread
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from modelserve import errors
-from modelserve.client import Client, Retries
+from modelserve.client import AsyncClient, Client, Retries
 from modelserve.codecs import oip
 from modelserve.messages import InferResponse
 
@@ -248,3 +249,25 @@ def test_connection_closed_between_calls_is_opened_anew(scripted: Make) -> None:
         for _ in range(3):
             assert list(client.predict("iris", X)) == ["x"]
     assert server.connections == 3
+
+
+def test_idle_connection_the_server_closed_is_not_used(scripted: Make) -> None:
+    server = scripted(reply())
+    with Client(server.url, retries=0) as client:
+        client.predict("iris", X)
+        server.hang_up()
+        client.predict("iris", X)
+    assert server.connections == 2
+
+
+def test_idle_connection_the_server_closed_is_not_used_by_asyncio(scripted: Make) -> None:
+    server = scripted(reply())
+
+    async def main() -> None:
+        async with AsyncClient(server.url, retries=0) as client:
+            await client.predict("iris", X)
+            server.hang_up()
+            await client.predict("iris", X)
+
+    asyncio.run(main())
+    assert server.connections == 2

@@ -362,3 +362,30 @@ def test_observing_does_not_load_prometheus_client(fresh_python: Callable[..., s
 def test_buckets_that_do_not_ascend_are_refused(buckets: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="ascending"):
         Metrics(buckets=buckets)
+
+
+def test_forgotten_model_is_unknown_again() -> None:
+    metrics = Metrics()
+    metrics.observe([exchange(), rejected("iris", "NOT_FOUND", version="9")])
+    metrics.forget("iris", "1")
+    metrics.observe([rejected("iris", "NOT_FOUND")])
+    assert samples(metrics, "modelserve_requests_total") == {("NOT_FOUND", "", "http", ""): 1}
+
+
+def test_removed_call_is_not_made_before_a_scrape() -> None:
+    metrics = Metrics()
+    calls: list[str] = []
+    remove = metrics.before_collect(lambda: calls.append("scrape"))
+    metrics.render()
+    remove()
+    metrics.render()
+    assert calls == ["scrape"]
+
+
+def test_many_kinds_of_batches_are_counted_exactly() -> None:
+    metrics = Metrics()
+    sizes = range(1, 3001)
+    metrics.observe([exchange(rows=size, batch=(1, size)) for size in sizes])
+    assert value(metrics, "modelserve_batch_size_count", **IRIS) == 3000
+    assert value(metrics, "modelserve_batch_size_sum", **IRIS) == sum(sizes)
+    assert value(metrics, "modelserve_request_duration_seconds_count", **IRIS) == 3000

@@ -81,7 +81,8 @@ class _Batches:
     """Counts batches from their members' exchanges, each batch once.
 
     A batch of k requests is counted when k members of such batches were seen: in integers, so
-    that no sum of k times 1/k drifts.
+    that no sum of k times 1/k drifts. A member that was closed before its batch ran, its caller
+    gone, is missing: such a batch counts only together with others of its size.
     """
 
     __slots__ = ("_reasons", "_rows", "_sizes")
