@@ -8,15 +8,18 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from modelserve.errors import Conflict, IntegrityError, InvalidInput, LoadError, ModelNotFound
 from modelserve.protocols import Store
@@ -96,6 +99,7 @@ def publishing(store: LocalStore) -> Iterator[Callable[..., tuple[Any, Gate]]]:
 def test_local_store_is_a_store(store: LocalStore) -> None:
     as_protocol: Store = store
     assert as_protocol.models() == ()
+    assert repr(store) == f"LocalStore({str(store.path)!r})"
 
 
 def test_published_bytes_are_found_as_model_onnx(store: LocalStore) -> None:
@@ -196,6 +200,20 @@ def test_external_data_goes_along_under_its_name(store: LocalStore, tmp_path: Pa
     assert tree(stored.path) == {"model.onnx", "weights", "deep/er/w", ".manifest.json"}
     assert (stored.path / "deep/er/w").read_bytes() == b"de"
     store.open("m", "1")
+
+
+def test_published_external_data_is_run(store: LocalStore, tmp_path: Path) -> None:
+    weights = np.arange(2000, dtype=np.float32)
+    output = helper.make_tensor_value_info("w", TensorProto.FLOAT, [2000])
+    graph = helper.make_graph([], "g", [], [output], [numpy_helper.from_array(weights, "w")])
+    source = tmp_path / "net.onnx"
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    onnx.save(proto, source, save_as_external_data=True, location="net.weights")
+    stored = store.put("m", source)
+    source.unlink()
+    (tmp_path / "net.weights").unlink()
+    session = onnxruntime.InferenceSession(stored.path / "model.onnx")
+    assert np.array_equal(session.run(None, {})[0], weights)
 
 
 @pytest.mark.parametrize("bad", ["/w", "../w", "a/../../w"])
@@ -519,6 +537,28 @@ def test_unknown_version_is_not_found(store: LocalStore, version: str) -> None:
     store.put("m", MODEL)
     with pytest.raises(ModelNotFound):
         store.open("m", version)
+
+
+def test_version_replaced_while_it_is_read_is_whole_or_not_found(store: LocalStore) -> None:
+    done = threading.Event()
+    contents = [BIG, BIG[:-1] + b"x", MODEL]
+
+    def read() -> int:
+        found = 0
+        while not done.is_set():
+            with suppress(ModelNotFound):
+                found += store.open("m", "1").version == "1"
+        return found
+
+    with ThreadPoolExecutor(2) as pool:
+        readers = [pool.submit(read) for _ in range(2)]
+        for turn in range(30):
+            store.put("m", contents[turn % 3], version="1")
+            store.delete("m", "1")
+        done.set()
+        for reader in readers:
+            reader.result(10)
+    assert hidden(store.path) == set()
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "d/w"])

@@ -130,13 +130,15 @@ class LocalStore:
         directory = self._directory(model) / version
         if not _is_version(version) or not directory.is_dir():
             raise _unknown(model, version)
+        before = _times(directory)
         try:
             manifest = _read_manifest(directory)
             for name, expected in manifest.get("files", {}).items():
                 _check_file(directory, name, expected, content=self._verify)
         except IntegrityError as error:
-            if not directory.is_dir():
-                raise _unknown(model, version) from error
+            # Deleted, perhaps published anew, while it was read: what was seen is no one version.
+            if _times(directory) != before:
+                return self.open(model, version)
             raise IntegrityError(f'model "{model}" version {version}: {error}') from error
         return StoredVersion(model, version, directory, manifest)
 
