@@ -1,89 +1,92 @@
-"""Tensors in and out of a session without numpy in between: devices by DLPack, BF16 by pointer.
+"""Tensors in and out of a session by address: those on a GPU stay there, and BF16 gets through.
 
-Written against ONNX Runtime's IOBinding. The same code runs on the CPU device, where it is tested;
-on a GPU it has not yet been run.
+Written against ONNX Runtime's IOBinding. Host arrays take the same way as device arrays, by
+address, so that it is tested without a GPU; on a GPU it has not yet been run.
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Any, Final
 
 import numpy as np
 
-from modelserve.tensors import Tensor, numpy_dtype
+from modelserve.tensors import Datatype, Tensor, numpy_dtype
 
-__all__ = ["run_bound"]
+__all__ = ["on_host", "run_bound"]
 
 _BFLOAT16: Final = 16  # onnx.TensorProto.BFLOAT16
-_DLPACK_CPU: Final = 1
-_DLPACK_CUDA: Final = 2
+_DLPACK_HOST: Final = frozenset({1, 3})  # kDLCPU, kDLCUDAHost
+
+
+def on_host(tensor: Tensor) -> bool:
+    """Tell whether an array with `__dlpack__` lies in host memory."""
+    return int(tensor.__dlpack_device__()[0]) in _DLPACK_HOST
 
 
 def run_bound(
-    runtime: Any,
     session: Any,
     inputs: Mapping[str, Tensor],
-    outputs: Sequence[str],
+    outputs: Mapping[str, Datatype],
     device: tuple[str, int],
+    outputs_on_device: bool,
 ) -> list[Tensor]:
     """Run a session through an I/O binding and return its outputs in the order of the names.
 
     Args:
-        runtime: The `onnxruntime` module.
         session: The `onnxruntime.InferenceSession`.
-        inputs: numpy arrays, or arrays with `__dlpack__` that lie on the session's device.
-        outputs: Names of the outputs wanted.
-        device: Where the outputs shall lie, e.g. ``("cuda", 0)``.
+        inputs: numpy arrays, and arrays with `__dlpack__` that lie on the session's device.
+        outputs: Datatypes of the outputs wanted, by name.
+        device: The session's device, e.g. ``("cuda", 0)``.
+        outputs_on_device: Leave the outputs on that device: cupy arrays where it is a GPU.
     """
     binding = session.io_binding()
-    for name, tensor in inputs.items():
-        if isinstance(tensor, np.ndarray) and tensor.dtype.name != "bfloat16":
-            binding.bind_cpu_input(name, tensor)
-        else:
-            binding.bind_ortvalue_input(name, _to_ort(runtime, tensor))
+    # Kept to the end of the run: the binding knows addresses only.
+    held = [_bind_input(binding, name, tensor, device) for name, tensor in inputs.items()]
     for name in outputs:
-        binding.bind_output(name, *device)
+        binding.bind_output(name, *(device if outputs_on_device else ("cpu", 0)))
     session.run_with_iobinding(binding)
-    return [_from_ort(value) for value in binding.get_outputs()]
+    del held
+    return [
+        _from_ort(value, datatype)
+        for value, datatype in zip(binding.get_outputs(), outputs.values(), strict=True)
+    ]
 
 
-def _to_ort(runtime: Any, tensor: Tensor) -> Any:
+def _bind_input(binding: Any, name: str, tensor: Tensor, device: tuple[str, int]) -> Tensor:
     if isinstance(tensor, np.ndarray):
-        contiguous = np.ascontiguousarray(tensor)
-        return runtime.OrtValue.ortvalue_from_numpy_with_onnx_type(contiguous, _BFLOAT16)
-    if tensor.__dlpack_device__()[0] == _DLPACK_CUDA:
-        # The export below orders the tensor's stream before the default stream; the session has a
+        array = tensor if tensor.flags.c_contiguous else tensor.copy(order="C")
+        address, place = array.ctypes.data, ("cpu", 0)
+    else:
+        cupy = _cupy()
+        # The import orders the producer's stream before cupy's current one; the session has a
         # stream of its own, so what is pending must be done before its kernels start.
-        value = runtime.OrtValue.from_dlpack(tensor)
-        _cupy().cuda.Stream.null.synchronize()
-        return value
-    return runtime.OrtValue.from_dlpack(tensor)
+        array = cupy.ascontiguousarray(cupy.from_dlpack(tensor))
+        cupy.cuda.get_current_stream().synchronize()
+        address, place = array.data.ptr, device
+    element: Any = _BFLOAT16 if array.dtype.name == "bfloat16" else array.dtype.type
+    binding.bind_input(name, *place, element, array.shape, address)
+    return array
 
 
-def _from_ort(value: Any) -> Tensor:
-    if not value.is_tensor():
-        raise TypeError("only tensors can be bound")
-    data_type = value.data_type()
-    on_host = value.device_name() == "cpu"
-    if data_type == "tensor(bfloat16)" and on_host:
-        return _copy_bfloat16(value)
-    if data_type == "tensor(string)":
+def _from_ort(value: Any, datatype: Datatype) -> Tensor:
+    if datatype == "BYTES":
         return value.numpy()
-    if on_host:
-        return np.from_dlpack(value)
-    return _cupy().from_dlpack(value)
-
-
-def _copy_bfloat16(value: Any) -> np.ndarray[Any, Any]:
-    # Neither OrtValue.numpy nor numpy's DLPack import knows BF16, so its bytes are copied.
-    size = value.tensor_size_in_bytes()
-    out = np.empty(value.shape(), numpy_dtype("BF16"))
-    if size:
-        ctypes.memmove(out.ctypes.data, value.data_ptr(), size)
-    return out
+    shape, dtype = tuple(value.shape()), numpy_dtype(datatype)
+    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    if value.device_name() != "cpu":
+        cupy = _cupy()
+        memory = cupy.cuda.UnownedMemory(value.data_ptr(), size, value)
+        return cupy.ndarray(shape, dtype, cupy.cuda.MemoryPointer(memory, 0))
+    if not size:
+        return np.empty(shape, dtype)
+    # By address, as OrtValue.numpy copies, and knows no BF16. The array holds the buffer, and the
+    # buffer the value.
+    buffer: Any = (ctypes.c_byte * size).from_address(value.data_ptr())
+    buffer.value = value
+    return np.frombuffer(buffer, dtype).reshape(shape)
 
 
 def _cupy() -> Any:

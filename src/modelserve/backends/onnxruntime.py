@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
 
-from modelserve.backends.binding import run_bound
+from modelserve.backends.binding import on_host, run_bound
 from modelserve.backends.memory import file_of, prepare_large_load, return_free_memory
 from modelserve.backends.providers import (
     HOST_PROVIDERS,
@@ -155,18 +155,24 @@ class InferenceSession:
         outputs = [_spec(arg, "output") for arg in session.get_outputs()]
         self.signature = Signature(given, outputs)
         self.providers = tuple(short_name(name) for name in session.get_providers())
-        on_host = self.providers[0] in HOST_PROVIDERS
+        inline = self.providers[0] in HOST_PROVIDERS
         # An accelerator serves one stream: further threads would only wait for it, and the wait
         # would block whoever calls, so it gets a thread of its own.
-        self.traits = Traits(inline=on_host, shared=on_host, repeatable=True)
+        self.traits = Traits(inline=inline, shared=inline, repeatable=True)
         self._device = (_OUTPUT_DEVICE.get(self.providers[0], "cpu"), 0)
         self._session = session
         self._output_names = [spec.name for spec in outputs]
+        self._output_datatypes = {spec.name: spec.datatype for spec in outputs}
         self._required = frozenset(spec.name for spec in given if not spec.optional)
         # As many inputs as there are, and none unknown to ONNX Runtime: then none is missing.
         self._count = len(given) if len(given) == len(self._required) else -1
         self._text = frozenset(spec.name for spec in given if spec.datatype == "BYTES")
         self._bound = any(spec.datatype == "BF16" for spec in (*given, *outputs))
+        self._unbindable = bool(self._text or self._zipmaps)
+        if self._bound and self._unbindable:
+            raise LoadError(
+                "ONNX Runtime cannot bind BYTES inputs or ZipMap outputs, as BF16 tensors need"
+            )
         self._plain = not (self._text or self._bound or self._zipmaps)
         # The C binding itself saves 0.9 us a call: the method around it validates what is checked
         # here. It is not public, hence the way back.
@@ -203,9 +209,12 @@ class InferenceSession:
         `__dlpack__` other than numpy's stay on their device.
 
         Args:
-            inputs: Tensors by name; BYTES as object arrays of `bytes` (UTF-8) or `str`.
+            inputs: Tensors by name; BYTES as object arrays of `bytes` (UTF-8) or `str`. What was
+                computed on a GPU stream other than the current one must be finished.
             outputs: Names of the outputs wanted; None for all.
-            device_outputs: Leave outputs on the GPU; None for what the constructor says.
+            device_outputs: Leave outputs on the GPU, as cupy arrays; None for what the constructor
+                says. A model that takes BYTES or has a ZipMap gives host
+                arrays all the same.
 
         Raises:
             InvalidInput: An element of a BYTES input is not UTF-8.
@@ -235,9 +244,9 @@ class InferenceSession:
         ready = {name: self._prepare(name, tensor) for name, tensor in inputs.items()}
         foreign = any(tensor.__class__ is not np.ndarray for tensor in ready.values())
         try:
-            if self._bound or on_device or foreign:
-                device = self._device if on_device else ("cpu", 0)
-                values = run_bound(self._runtime, session, ready, names, device)
+            if self._bound or foreign or (on_device and not self._unbindable):
+                wanted = {name: self._output_datatypes[name] for name in names}
+                values = run_bound(session, ready, wanted, self._device, bool(on_device))
             else:
                 values = self._call(names, ready, None)
         except Exception as error:
@@ -255,7 +264,9 @@ class InferenceSession:
                 return tensor if tensor.__class__ is np.ndarray else np.asarray(tensor)
             # ONNX Runtime reads foreign byte order as if it were its own.
             return tensor.astype(tensor.dtype.newbyteorder("="))
-        return tensor if hasattr(tensor, "__dlpack__") else np.asarray(tensor)
+        if hasattr(tensor, "__dlpack__"):
+            return np.from_dlpack(tensor) if on_host(tensor) else tensor
+        return np.asarray(tensor)
 
     def _open_session(self) -> Any:
         if self._session is None:
@@ -302,6 +313,7 @@ class InferenceSession:
     def close(self) -> None:
         """Release the model and its memory. Further calls fail; closing again does nothing."""
         self._session = None
+        self._plain = False
         self._call = _closed
         if self._large:
             self._large = False
@@ -313,12 +325,11 @@ class InferenceSession:
 
 
 def _closed(*_: Any) -> Any:
-    raise BackendError("the session is closed")
+    # Met only by a call that was about to start when the session was closed.
+    raise RuntimeError("the session is closed")
 
 
 def _failed(error: Exception) -> BackendError:
-    if isinstance(error, BackendError):
-        return error
     return BackendError(f"the model failed: {_clean(error)}")
 
 
@@ -337,6 +348,8 @@ def _attach_external(
 ) -> None:
     if not isinstance(model, bytes):
         raise ValueError("external_data goes with a model given as bytes, not as a path")
+    if not hasattr(options, "add_external_initializers_from_files_in_memory"):
+        raise LoadError("external_data needs a newer ONNX Runtime: pip install -U onnxruntime")
     contents = list(data.values())
     options.add_external_initializers_from_files_in_memory(
         list(data), contents, [len(content) for content in contents]
