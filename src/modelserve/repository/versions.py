@@ -284,10 +284,16 @@ def _backends(source: Any, options: VersionOptions) -> list[Backend]:
         from modelserve.backends.onnxruntime import InferenceSession
 
         path: Any = source if isinstance(source, bytes) else model_file(Path(source))
-        session = InferenceSession(
-            path, providers=None if options.providers is None else list(options.providers)
-        )
-        return [session] * options.instances
+
+        def session() -> InferenceSession:
+            return InferenceSession(
+                path, providers=None if options.providers is None else list(options.providers)
+            )
+
+        first = session()
+        if first.traits.shared:  # one copy of the weights serves every instance
+            return [first] * options.instances
+        return [first, *(session() for _ in range(options.instances - 1))]
     if hasattr(source, "run") or hasattr(source, "stream"):
         traits: Traits = getattr(source, "traits", Traits())
         if options.instances > 1 and not traits.shared:
@@ -335,7 +341,7 @@ def _ready(
         platform=getattr(backend, "platform", type(backend).__name__),
         batching=batching,
     )
-    if options.warm_up and traits.inline and not traits.streams:
+    if options.warm_up and traits.repeatable and not traits.streams:
         _warm_up(batcher, backend, options)
     loaded.state = "READY"
     return loaded
@@ -364,7 +370,7 @@ def _batch_size(backend: Backend, traits: Traits, options: VersionOptions) -> tu
         if declared and getattr(backend, "per_row", False):
             return declared, f"declared: up to {declared} rows, one call a row"
         return declared, f"declared: up to {declared} rows" if declared else "off: declared"
-    if not traits.inline:
+    if not traits.repeatable:  # a function may do more than compute: it is not run on made-up rows
         return 0, "off: max_batch_size is not declared"
     refusal = prove_batch_axis(backend, options.warm_up_inputs or None)
     if refusal:
