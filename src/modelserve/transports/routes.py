@@ -204,12 +204,15 @@ class Routes:
         self._count = count(1)
 
     def find(self, method: str, path: str) -> Route:
-        """Return the route of a method and decoded path.
+        """Return the route of a method and decoded path; one "/" too many at its end is let be.
 
         Raises:
             NoSuchPath: There is none.
             MethodNotAllowed: There is one, with other methods.
         """
+        if path.endswith("/"):
+            # Litestar appends one to whatever it gives to a mount.
+            path = path[:-1]
         parts = path.split("/")
         model = version = ""
         if path.startswith("/v2/models/"):
@@ -428,11 +431,9 @@ class Routes:
 
 _GET: Final = ("GET", "HEAD")
 _POST: Final = ("POST",)
-_SERVER: Final = _Endpoint(Routes._server, _GET, "read")
 _INFER: Final = _Endpoint(Routes._infer, _POST, "infer", None)
 _FIXED: Final = {
-    "/v2": _SERVER,
-    "/v2/": _SERVER,
+    "/v2": _Endpoint(Routes._server, _GET, "read"),
     "/v2/health/live": _Endpoint(Routes._live, _GET, ""),
     "/v2/health/ready": _Endpoint(Routes._ready, _GET, ""),
     "/v2/repository/index": _Endpoint(Routes._index, _POST, "read", _SMALL_BODY),
