@@ -74,7 +74,9 @@ def test_other_platforms_do_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator")
-def test_a_closed_model_leaves_no_resident_memory(tmp_path: Path) -> None:
+def test_a_closed_model_leaves_no_resident_memory(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
     """In a process of its own: what other tests left in the heap would blur it."""
     path = tmp_path / "model.onnx"
     path.write_bytes(onnx_models.mlp(64, 2048, 2048, 2048, 10))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from modelserve.backends.providers import resolve_providers
+from modelserve.backends.providers import _is_outdated, resolve_providers
 
 KNOWN = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
 
@@ -100,3 +100,13 @@ def test_one_distribution_is_no_reason_to_warn(environment: dict[str, str]) -> N
         env=environment,
     )
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("version", "outdated"),
+    [("1.9.0", True), ("1.23.2", True), ("1.24.0", False), ("1.32.0", False), ("2.0.0", False)],
+)
+def test_versions_that_read_outside_the_directory_are_outdated(
+    version: str, outdated: bool
+) -> None:
+    assert _is_outdated(version) is outdated

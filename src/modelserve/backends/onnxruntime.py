@@ -24,6 +24,7 @@ from modelserve.backends.providers import (
     resolve_providers,
     short_name,
 )
+from modelserve.backends.scalars import scalars_of
 from modelserve.errors import BackendError, InvalidInput, LoadError
 from modelserve.protocols import Traits
 from modelserve.tensors import Datatype, Signature, Tensor, TensorSpec, numpy_dtype
@@ -136,7 +137,11 @@ class InferenceSession:
         self._large = _size(model, external_data) >= _LARGE
         if self._large:
             prepare_large_load()
-        self._bind(_open(self._runtime, model, options, providers, strict_providers, self._label))
+        session = _open(self._runtime, model, options, providers, strict_providers, self._label)
+        listed = [*session.get_inputs(), *session.get_outputs()]
+        listed += session.get_overridable_initializers()
+        scalars = scalars_of(model) if any(not arg.shape for arg in listed) else frozenset()
+        self._bind(session, scalars)
         self._device_outputs = device_outputs
         if self._large:
             return_free_memory()  # what parsing needed: as much as the model itself
@@ -146,13 +151,14 @@ class InferenceSession:
             raise ValueError(f"graph_optimization: one of {', '.join(_LEVELS)}; got {name!r}")
         return getattr(self._runtime.GraphOptimizationLevel, _LEVELS[name])
 
-    def _bind(self, session: Any) -> None:
-        given = [_spec(arg, "input") for arg in session.get_inputs()]
+    def _bind(self, session: Any, scalars: frozenset[str]) -> None:
+        given = [_spec(arg, "input", scalars) for arg in session.get_inputs()]
         given += [
-            _spec(arg, "input", optional=True) for arg in session.get_overridable_initializers()
+            _spec(arg, "input", scalars, optional=True)
+            for arg in session.get_overridable_initializers()
         ]
         self._zipmaps = frozenset(a.name for a in session.get_outputs() if a.type in _ZIPMAPS)
-        outputs = [_spec(arg, "output") for arg in session.get_outputs()]
+        outputs = [_spec(arg, "output", scalars) for arg in session.get_outputs()]
         self.signature = Signature(given, outputs)
         self.providers = tuple(short_name(name) for name in session.get_providers())
         inline = self.providers[0] in HOST_PROVIDERS
@@ -221,7 +227,8 @@ class InferenceSession:
             BackendError: The model failed, or the session is closed.
         """
         names = self._output_names if outputs is None else list(outputs)
-        if self._plain and not (device_outputs or self._device_outputs):
+        on_device = self._device_outputs if device_outputs is None else device_outputs
+        if self._plain and not on_device and inputs.__class__ is dict:
             for tensor in inputs.values():
                 if tensor.__class__ is not np.ndarray or not tensor.dtype.isnative:
                     break
@@ -231,22 +238,21 @@ class InferenceSession:
                         return dict(zip(names, self._call(names, inputs, None), strict=True))
                     except Exception as error:
                         raise _failed(error) from error
-        return self._run_any(inputs, names, device_outputs)
+        return self._run_any(inputs, names, on_device)
 
     def _run_any(
-        self, inputs: Mapping[str, Tensor], names: list[str], device_outputs: bool | None
+        self, inputs: Mapping[str, Tensor], names: list[str], on_device: bool
     ) -> dict[str, Tensor]:
         session = self._open_session()
         missing = self._required - inputs.keys()
         if missing:
             raise BackendError(f"inputs {', '.join(sorted(missing))} are missing")
-        on_device = self._device_outputs if device_outputs is None else device_outputs
         ready = {name: self._prepare(name, tensor) for name, tensor in inputs.items()}
         foreign = any(tensor.__class__ is not np.ndarray for tensor in ready.values())
         try:
             if self._bound or foreign or (on_device and not self._unbindable):
                 wanted = {name: self._output_datatypes[name] for name in names}
-                values = run_bound(session, ready, wanted, self._device, bool(on_device))
+                values = run_bound(session, ready, wanted, self._device, on_device)
             else:
                 values = self._call(names, ready, None)
         except Exception as error:
@@ -303,7 +309,8 @@ class InferenceSession:
         for spec in self.signature.inputs:
             if spec.optional:
                 continue
-            shape = tuple(1 if size < 0 else size for size in spec.shape or (1,))
+            sizes = (1,) if spec.shape is None else spec.shape
+            shape = tuple(1 if size < 0 else size for size in sizes)
             if spec.datatype == "BYTES":
                 zeros[spec.name] = np.full(shape, "", np.object_)
             else:
@@ -425,15 +432,15 @@ def _report_missing(label: str, missing: list[str], got: list[str], strict: bool
     warnings.warn(text, RuntimeWarning, stacklevel=4)
 
 
-def _spec(arg: Any, side: str, *, optional: bool = False) -> TensorSpec:
+def _spec(arg: Any, side: str, scalars: frozenset[str], *, optional: bool = False) -> TensorSpec:
     if side == "output" and arg.type in _ZIPMAPS:
         return TensorSpec(arg.name, "FP32", (-1, -1))
     datatype = _DATATYPES.get(arg.type)
     if datatype is None:
         raise LoadError(f'{side} "{arg.name}" is a {arg.type}, which the protocol cannot carry')
-    # ONNX Runtime lists a scalar and a tensor of unknown rank alike: no sizes, nothing checked.
-    shape = tuple(n if isinstance(n, int) and n >= 0 else -1 for n in arg.shape) or None
-    return TensorSpec(arg.name, datatype, shape, optional)
+    shape = tuple(n if isinstance(n, int) and n >= 0 else -1 for n in arg.shape)
+    known = bool(shape) or arg.name in scalars
+    return TensorSpec(arg.name, datatype, shape if known else None, optional)
 
 
 def _as_text(name: str, tensor: Tensor) -> np.ndarray[Any, Any]:

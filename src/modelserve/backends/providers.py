@@ -52,7 +52,8 @@ def load_runtime() -> Any:
     """Import ONNX Runtime and return its module.
 
     Warns (RuntimeWarning, once per process) when two of its distributions are installed: they
-    overwrite each other's files, and which one runs is a matter of luck.
+    overwrite each other's files, and which one runs is a matter of luck. Warns as well when it is
+    older than 1.24.
 
     Raises:
         ImportError: None of its distributions is installed.
@@ -72,7 +73,19 @@ def load_runtime() -> Any:
             RuntimeWarning,
             stacklevel=3,
         )
+    if _is_outdated(runtime.__version__):
+        warnings.warn(
+            f"ONNX Runtime {runtime.__version__} reads external data outside a model's directory; "
+            "1.24 and newer refuse: pip install -U onnxruntime",
+            RuntimeWarning,
+            stacklevel=3,
+        )
     return runtime
+
+
+def _is_outdated(version: str) -> bool:
+    major, minor = (int(part) for part in version.split(".")[:2])
+    return (major, minor) < (1, 24)
 
 
 def _is_installed(distribution: str) -> bool:
