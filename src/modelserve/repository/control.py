@@ -309,6 +309,7 @@ class Control:
         if load == "none":
             return
         if load == "all":
+            self.all_stored = True
             self.follow()
             return
         if isinstance(load, str):

@@ -1,0 +1,7 @@
+"""`python -m modelserve.cli` is the command `modelserve`."""
+
+import sys
+
+from modelserve.cli import main
+
+sys.exit(main())
