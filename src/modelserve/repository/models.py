@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from modelserve.errors import ModelNotFound, ModelNotReady
@@ -14,7 +15,7 @@ from modelserve.messages import InferRequest
 from modelserve.protocols import Choice, Policy, State, VersionInfo
 from modelserve.repository.versions import ModelVersion, VersionOptions
 
-__all__ = ["STABLE", "ModelEntry", "wanted_versions"]
+__all__ = ["STABLE", "ModelEntry", "answering_version", "wanted_versions"]
 
 STABLE = "stable"
 """The label of the version that answers when a request names none."""
@@ -22,11 +23,29 @@ STABLE = "stable"
 VersionPolicy = int | str | Sequence[str]
 
 
+@dataclass(frozen=True, slots=True)
+class Served:
+    """Versions and labels as they hold at one moment; replaced as a whole, so that no request sees
+    a label without its version.
+
+    Args:
+        versions: Loaded versions by number, ascending.
+        labels: Version numbers by label.
+        default: The version that answers when a request names none.
+        numbers: The numbers of `versions`.
+    """
+
+    versions: Mapping[str, ModelVersion] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    default: ModelVersion | None = None
+    numbers: tuple[str, ...] = ()
+
+
 class ModelEntry:
     """What a repository knows of one model.
 
-    Readers take no lock: `versions` and `labels` are replaced, never changed, and `default` is
-    set last. Writers hold `lock`.
+    Readers take no lock: what is served is one object, replaced and never changed. Writers hold
+    `lock`.
 
     Args:
         name: Name of the model.
@@ -43,10 +62,7 @@ class ModelEntry:
         self.options = options
         self.keep = keep
         self.lock = threading.RLock()
-        self.versions: Mapping[str, ModelVersion] = {}
-        self.labels: Mapping[str, str] = {}
         self.policy: Policy | None = None
-        self.default: ModelVersion | None = None
         self.enabled = True
         """Whether its versions should be loaded; False after an unload of the whole model."""
         self.explicit: frozenset[str] = frozenset()
@@ -56,46 +72,62 @@ class ModelEntry:
         self.failed: Mapping[str, str] = {}
         """Why versions that should be there are not."""
         self.loading: frozenset[str] = frozenset()
-        self._numbers: tuple[str, ...] = ()
+        self.leaving: Mapping[str, ModelVersion] = {}
+        """Versions that get no more requests and answer those they have."""
+        self.available: tuple[str, ...] = ()
+        """Versions in the store when it was last looked at."""
+        self._served = Served()
+
+    @property
+    def versions(self) -> Mapping[str, ModelVersion]:
+        """Loaded versions by number, ascending."""
+        return self._served.versions
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """Version numbers by label."""
+        return self._served.labels
+
+    @property
+    def default(self) -> ModelVersion | None:
+        """The version that answers when a request names none."""
+        return self._served.default
 
     def update(
         self,
         versions: Mapping[str, ModelVersion] | None = None,
         labels: Mapping[str, str] | None = None,
     ) -> None:
-        """Replace versions or labels and choose the default again; readers see it at once."""
-        if versions is not None:
-            self.versions = {v: versions[v] for v in sorted(versions, key=int)}
-        if labels is not None:
-            self.labels = dict(labels)
-        self._numbers = tuple(self.versions)
-        # A stable version that could not be loaded is no reason to stop serving.
-        newest = next(reversed(list(self.versions.values())), None)
-        stable = self.versions.get(self.labels.get(STABLE, ""))
-        self.default = stable or newest
+        """Replace versions or labels and choose the default again; readers see all of it at once."""
+        versions = self.versions if versions is None else versions
+        labels = self.labels if labels is None else labels
+        ordered = {v: versions[v] for v in sorted(versions, key=int)}
+        numbers = tuple(ordered)
+        default = ordered.get(answering_version(numbers, labels))
+        self._served = Served(ordered, dict(labels), default, numbers)
 
-    def choose(self, request: InferRequest) -> tuple[ModelVersion | None, str]:
+    def choose(
+        self, request: InferRequest, wanted: str = ""
+    ) -> tuple[ModelVersion | None, Choice | None]:
         """Choose the version for a request.
 
+        Args:
+            request: The request.
+            wanted: Version number or label; empty leaves it to the policy.
+
         Returns:
-            The version, or None and the other model that the policy sends the request to.
+            The version; or None and the choice of another model that the policy made.
 
         Raises:
             ModelNotFound: The request names a version or label that does not exist.
             ModelNotReady: What it should go to is not loaded.
         """
-        wanted = request.version
-        if not wanted:
-            if self.policy is not None:
-                choice: Choice = self.policy.choose(request, self._numbers)
-                if choice.model and choice.model != self.name:
-                    return None, choice.model
-                wanted = choice.version
-            if not wanted:
-                if self.default is None:
-                    raise self._not_ready("")
-                return self.default, ""
-        return self.find(wanted), ""
+        if not wanted and self.policy is not None:
+            choice = self.policy.choose(request, self._served.numbers)
+            if choice.model and choice.model != self.name:
+                return None, choice
+            wanted = choice.version
+        return self.find(wanted), None
 
     def find(self, version: str) -> ModelVersion:
         """Return a loaded version by number or label; without either the default one.
@@ -104,43 +136,72 @@ class ModelEntry:
             ModelNotFound: There is no such version.
             ModelNotReady: It is not loaded.
         """
-        found = self.versions.get(self.labels.get(version, version)) if version else self.default
+        served = self._served
+        if not version:
+            found = served.default
+        else:
+            found = served.versions.get(served.labels.get(version, version))
         if found is None:
             raise self._not_ready(version)
         return found
 
     def _not_ready(self, version: str) -> ModelNotFound | ModelNotReady:
         number = self.labels.get(version, version)
-        if not version or number in self.failed or number in self.loading or version in self.labels:
-            what = f' version "{version}"' if version else ""
-            state = "is loading" if number in self.loading or self.loading else "is not ready"
-            return ModelNotReady(f'model "{self.name}"{what} {state}')
-        return ModelNotFound(
-            f'model "{self.name}" has no version "{version}"; loaded are '
-            f"{', '.join(self._numbers) or 'none'}"
+        known = {*self.available, *self.failed, *self.loading, *self.leaving}
+        if version and version not in self.labels and number not in known:
+            return ModelNotFound(
+                f'model "{self.name}" has no version "{version}"; loaded are '
+                f"{', '.join(self.versions) or 'none'}"
+            )
+        what = f' version "{version}"' if version else ""
+        loading = number in self.loading if version else bool(self.loading)
+        return ModelNotReady(
+            f'model "{self.name}"{what} {"is loading" if loading else "is not ready"}'
         )
 
     def infos(self, stored: Sequence[str] = ()) -> list[VersionInfo]:
         """Describe all versions: loaded, failed and those only in the store."""
-        numbers = {*stored, *self.versions, *self.failed, *self.loading}
+        numbers = {*stored, *self.versions, *self.failed, *self.loading, *self.leaving}
         return [self.info(number) for number in sorted(numbers, key=int)]
 
     def info(self, number: str) -> VersionInfo:
         """Describe one version, loaded or not."""
-        labels = tuple(sorted(label for label, v in self.labels.items() if v == number))
-        loaded = self.versions.get(number)
+        served = self._served
+        labels = tuple(sorted(label for label, v in served.labels.items() if v == number))
+        loaded = served.versions.get(number) or self.leaving.get(number)
         if loaded is not None:
-            return loaded.info(labels, self._numbers)
+            return loaded.info(labels, served.numbers)
         state: State = "UNAVAILABLE"
-        reason = self.failed.get(number, "not loaded")
+        unloaded = number in self.excluded or not self.enabled
+        reason = self.failed.get(number, "unloaded" if unloaded else "not loaded")
         if number in self.loading:
             state, reason = "LOADING", ""
-        return VersionInfo(self.name, number, state, reason, labels=labels, versions=self._numbers)
+        return VersionInfo(self.name, number, state, reason, labels=labels, versions=served.numbers)
 
     @property
     def outstanding(self) -> int:
         """Requests under way in any version."""
-        return sum(version.outstanding for version in self.versions.values())
+        return sum(
+            version.outstanding for version in (*self.versions.values(), *self.leaving.values())
+        )
+
+
+def answering_version(numbers: Sequence[str], labels: Mapping[str, str]) -> str:
+    """Return which of the versions answers when a request names none; empty for none.
+
+    It is the stable one, else the newest without a label: a canary is for those who ask for it.
+    A stable version that is not there is no reason to stop serving.
+
+    Args:
+        numbers: The versions, ascending.
+        labels: Version numbers by label.
+    """
+    stable = labels.get(STABLE, "")
+    if stable in numbers:
+        return stable
+    labelled = set(labels.values())
+    unlabelled = [number for number in numbers if number not in labelled]
+    return (unlabelled or [*numbers] or [""])[-1]
 
 
 def wanted_versions(
@@ -148,8 +209,9 @@ def wanted_versions(
 ) -> tuple[str, ...]:
     """Return which of the available versions should be loaded.
 
-    Where labels are set and the model keeps the newest only, the labels decide: a version that was
-    published as a canary must not become everyone's by being the newest.
+    Labelled versions are, always. Where the model keeps the newest only, a stable version is that
+    one, and a version labelled otherwise does not count: one that was published as a canary must
+    not become everyone's by being the newest.
 
     Args:
         entry: The model.
@@ -162,8 +224,10 @@ def wanted_versions(
     wanted: set[str]
     if keep == "all":
         wanted = set(available)
+    elif keep == 1:
+        wanted = {answering_version(available, labels)}
     elif isinstance(keep, int):
-        wanted = set() if labels and keep == 1 else set(available[-keep:])
+        wanted = {*available[-keep:], answering_version(available, labels)}
     else:
         wanted = {str(version) for version in keep}
     wanted |= set(labels.values()) | entry.explicit
