@@ -54,7 +54,7 @@ def _run(arguments: argparse.Namespace) -> int:
             )
         )
         return 0
-    print(f"{path.name}  {size / 1e6:.1f} MB")
+    print(f"{path.name}  {f'{size / 1e6:.1f} MB' if size >= 1e6 else f'{size / 1e3:.1f} kB'}")
     for title, specs in (("inputs", signature.inputs), ("outputs", signature.outputs)):
         print(title)
         for spec in specs:

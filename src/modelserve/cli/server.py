@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from modelserve.repository.models import NOT_LOADED
 from modelserve.repository.repository import ModelRepository
 from modelserve.security.authentication import APIKeys
 from modelserve.transports.serving import Address, serve
@@ -102,7 +101,9 @@ def _report(repository: ModelRepository, watch: bool) -> bool:
         if info.state == "READY":
             labels = f" ({', '.join(info.labels)})" if info.labels else ""
             print(f"{info.model} version {info.version}{labels} ready; batching {info.batching}")
-    missing = [info for info in infos if info.state == "UNAVAILABLE" and info.reason != NOT_LOADED]
+    missing = [
+        info for info in infos if info.state == "UNAVAILABLE" and info.reason != "not loaded"
+    ]
     for info in missing:
         print(f"{info.model} version {info.version} is missing: {info.reason}", file=sys.stderr)
     if missing:
