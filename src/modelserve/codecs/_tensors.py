@@ -38,6 +38,7 @@ _CODES: Final = {
     "FP32": "f",
     "FP64": "d",
 }
+_BOOLEANS: Final = {code: (pack(f"<{code}", 1), pack(f"<{code}", 0)) for code in _CODES.values()}
 _WIRE: Final = {name: numpy_dtype(name).newbyteorder("<") for name in (*_CODES, "BOOL")}
 _LENGTH: Final = Struct("<I")
 
@@ -99,7 +100,6 @@ def from_list(
     count: int,
     place: str,
     *,
-    booleans: bool = True,
     nulls: bool = False,
 ) -> NDArray[Any]:
     """Return the read-only tensor of a JSON list, flat or nested as its shape.
@@ -110,7 +110,6 @@ def from_list(
         shape: The tensor's shape.
         count: The shape's number of elements.
         place: Where the tensor stands, for error texts.
-        booleans: Whether `data` may hold booleans; False saves looking for them.
         nulls: Whether null stands for NaN in floats (answers) or is wrong (requests).
     """
     if type(data) is not list:
@@ -125,7 +124,7 @@ def from_list(
     if packed is None and nulls and code in "efd":
         flat = [nan if value is None else value for value in flat]
         packed = _pack(flat, code, count)
-    if packed is None or (booleans and bool in set(map(type, flat))):
+    if packed is None or _has_boolean(flat, packed, code):
         raise _wrong_element(flat, datatype, place, index_shape)
     return np.frombuffer(packed, _WIRE[datatype]).reshape(shape)
 
@@ -135,6 +134,12 @@ def _pack(flat: list[Any], code: str, count: int) -> bytes | None:
         return pack(f"<{count}{code}", *flat)
     except (StructError, OverflowError):
         return None
+
+
+def _has_boolean(flat: list[Any], packed: bytes, code: str) -> bool:
+    # true and false were packed as 1 and 0: without these, no element's type need be looked at.
+    one, zero = _BOOLEANS[code]
+    return (one in packed or zero in packed) and bool in set(map(type, flat))
 
 
 def _from_other(

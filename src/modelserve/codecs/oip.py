@@ -121,7 +121,7 @@ def decode_response(body: Buffer, *, header_length: int | str | None = None) -> 
 class _Reader:
     """A body's JSON part and the place where its next binary tensor begins."""
 
-    __slots__ = ("binary", "body", "booleans", "document", "nulls", "offset")
+    __slots__ = ("binary", "body", "document", "nulls", "offset")
 
     def __init__(self, body: Buffer, header_length: int | str | None, nulls: bool = False) -> None:
         if type(body) is not bytes:
@@ -143,8 +143,6 @@ class _Reader:
             raise InvalidInput(f"the body is not valid JSON: {error}") from None
         if type(self.document) is not dict:
             raise InvalidInput(f"expected a JSON object, got {short(self.document)}")
-        # One look at the text saves looking at every element's type.
-        self.booleans = b"true" in head or b"false" in head
 
     def tensors(
         self, documents: list[Any], side: str
@@ -192,7 +190,6 @@ class _Reader:
             shape,
             count,
             place,
-            booleans=self.booleans,
             nulls=self.nulls,
         )
 

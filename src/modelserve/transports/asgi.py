@@ -22,7 +22,6 @@ from .routes import (
     NoSuchPath,
     Reply,
     Request,
-    Route,
     Routes,
 )
 
@@ -141,11 +140,16 @@ class ASGIApp:
         try:
             route = routes.open(request)
             if route.max_body:
-                request.body = await self._body(request, route, receive)
+                reading = _read(receive, route.max_body, request.header("content-length"))
+                timeout = self._body_timeout
+                request.body = await (_Interruptible(reading, timeout) if timeout else reading)
         except _ClientGone:
             return None
-        except Exception as error:  # the boundary of one HTTP request, up to its body
+        except _Interrupted:
+            error = BodyTimeout(f"the body took more than {self._body_timeout} seconds")
             return routes.refuse(request, error)
+        except Exception as failure:  # the boundary of one HTTP request, up to its body
+            return routes.refuse(request, failure)
         answer = routes.answer(request, route)
         if request.exchange is None:
             return await answer
@@ -153,25 +157,12 @@ class ASGIApp:
             return await _Interruptible(answer, _WATCH_AFTER, receive)
         except _Interrupted:
             return None
-        except CancelledError as error:
+        except CancelledError as cancelled:
             task = current_task()
             if task is None or task.cancelling():
                 raise
             # Nobody cancelled this task: what it waited for was cancelled inside the servable.
-            return routes.refuse(request, RuntimeError(f"the answer was cancelled: {error}"))
-
-    async def _body(self, request: Request, route: Route, receive: Receive) -> bytes:
-        limit = route.max_body
-        length = request.header("content-length")
-        if length is not None and length.isdecimal() and int(length[:20]) > limit:
-            raise PayloadTooLarge(f"the body has {length[:20]} bytes; {limit} are allowed")
-        reading = _read(receive, limit)
-        if self._body_timeout is None:
-            return await reading
-        try:
-            return await _Interruptible(reading, self._body_timeout)
-        except _Interrupted:
-            raise BodyTimeout(f"the body took more than {self._body_timeout} seconds") from None
+            return routes.refuse(request, RuntimeError(f"the answer was cancelled: {cancelled}"))
 
 
 def _gone(request: Request) -> None:
@@ -207,7 +198,9 @@ class _Headers:
         return None if value is None else value.decode("latin-1")
 
 
-async def _read(receive: Receive, limit: int) -> bytes:
+async def _read(receive: Receive, limit: int, length: str | None) -> bytes:
+    if length is not None and length.isdecimal() and int(length[:20]) > limit:
+        raise PayloadTooLarge(f"the body has {length[:20]} bytes; {limit} are allowed")
     message = await receive()
     if message["type"] == "http.request" and not message.get("more_body", False):
         body: bytes = message.get("body", b"")

@@ -47,6 +47,10 @@ _LOG = logging.getLogger(__name__)
 MAX_BODY_SIZE: Final = 64 * 2**20
 """Default for the bytes a body may have, 64 MiB."""
 
+# Paths are remembered, in bounds: whoever makes up model names gains nothing.
+_MOST_FOUND: Final = 1024
+_LONGEST_FOUND: Final = 256
+
 _SMALL_BODY: Final = 64 * 2**10
 
 Body: TypeAlias = bytes | bytearray | memoryview
@@ -200,6 +204,7 @@ class Routes:
         self._metrics = metrics
         self._record = record or getattr(servable, "record", None)
         self._max_body_size = max_body_size
+        self._found: dict[tuple[str, str], Route] = {}
         self._prefix = token_hex(8)
         self._count = count(1)
 
@@ -210,24 +215,10 @@ class Routes:
             NoSuchPath: There is none.
             MethodNotAllowed: There is one, with other methods.
         """
-        if path.endswith("/"):
-            # Litestar appends one to whatever it gives to a mount.
-            path = path[:-1]
-        parts = path.split("/")
-        model = version = ""
-        if path.startswith("/v2/models/"):
-            model = parts[3]
-            versioned = len(parts) > 5 and parts[4] == "versions"
-            if versioned:
-                version = parts[5]
-            tail = parts[6:] if versioned else parts[4:]
-            named = bool(model) and bool(version) is versioned
-            endpoint = _MODEL.get("/".join(tail) if tail else None) if named else None
-        elif path.startswith("/v2/repository/models/") and len(parts) == 6:
-            model = parts[4]
-            endpoint = _REPOSITORY.get(parts[5]) if model else None
-        else:
-            endpoint = _FIXED.get(path)
+        found = self._found.get((method, path))
+        if found is not None:
+            return found
+        endpoint, model, version = _split(path)
         if endpoint is None:
             raise NoSuchPath(f'there is no path "{path[:200]}" here')
         if method not in endpoint.methods:
@@ -236,7 +227,12 @@ class Routes:
                 allow=endpoint.methods,
             )
         limit = self._max_body_size if endpoint.max_body is None else endpoint.max_body
-        return Route(endpoint, limit, model, version)
+        route = Route(endpoint, limit, model, version)
+        if len(self._found) >= _MOST_FOUND:
+            self._found.clear()
+        if len(path) <= _LONGEST_FOUND:
+            self._found[method, path] = route
+        return route
 
     def open(self, request: Request) -> Route:
         """Find a request's route and admit its caller, before a body is read.
@@ -448,6 +444,26 @@ _REPOSITORY: Final = {
     "load": _Endpoint(Routes._load, _POST, "admin", _SMALL_BODY),
     "unload": _Endpoint(Routes._unload, _POST, "admin", _SMALL_BODY),
 }
+
+
+def _split(path: str) -> tuple[_Endpoint | None, str, str]:
+    """Return a path's endpoint, if it has one, model and version."""
+    if path.endswith("/"):
+        # Litestar appends one to whatever it gives to a mount.
+        path = path[:-1]
+    parts = path.split("/")
+    if path.startswith("/v2/models/"):
+        model, version, tail = parts[3], "", parts[4:]
+        versioned = len(tail) > 1 and tail[0] == "versions"
+        if versioned:
+            version, tail = tail[1], tail[2:]
+        named = bool(model) and bool(version) is versioned
+        endpoint = _MODEL.get("/".join(tail) if tail else None) if named else None
+        return endpoint, model, version
+    if path.startswith("/v2/repository/models/") and len(parts) == 6:
+        model = parts[4]
+        return _REPOSITORY.get(parts[5]) if model else None, model, ""
+    return _FIXED.get(path), "", ""
 
 
 def _is_visible(text: str) -> bool:
