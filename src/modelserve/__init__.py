@@ -10,6 +10,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from modelserve.backends.onnxruntime import InferenceSession as InferenceSession
+    from modelserve.backends.python import PythonBackend as PythonBackend
+    from modelserve.client import AsyncClient as AsyncClient
+    from modelserve.client import Client as Client
+    from modelserve.client import Retries as Retries
     from modelserve.errors import BackendError as BackendError
     from modelserve.errors import Cancelled as Cancelled
     from modelserve.errors import ClientError as ClientError
@@ -30,11 +35,13 @@ if TYPE_CHECKING:
     from modelserve.errors import Unauthenticated as Unauthenticated
     from modelserve.errors import UnavailableError as UnavailableError
     from modelserve.errors import Unsupported as Unsupported
+    from modelserve.execution.batcher import AdaptiveBatcher as AdaptiveBatcher
     from modelserve.messages import Context as Context
     from modelserve.messages import Exchange as Exchange
     from modelserve.messages import InferRequest as InferRequest
     from modelserve.messages import InferResponse as InferResponse
     from modelserve.messages import Principal as Principal
+    from modelserve.observe.metrics import Metrics as Metrics
     from modelserve.protocols import Admin as Admin
     from modelserve.protocols import Authenticator as Authenticator
     from modelserve.protocols import Backend as Backend
@@ -47,8 +54,19 @@ if TYPE_CHECKING:
     from modelserve.protocols import StoredVersion as StoredVersion
     from modelserve.protocols import Traits as Traits
     from modelserve.protocols import VersionInfo as VersionInfo
+    from modelserve.repository.decorator import Model as Model
+    from modelserve.repository.decorator import model as model
+    from modelserve.repository.repository import ModelRepository as ModelRepository
+    from modelserve.repository.store import LocalStore as LocalStore
+    from modelserve.routing.versions import Latest as Latest
+    from modelserve.routing.versions import Pinned as Pinned
+    from modelserve.security.authentication import APIKeys as APIKeys
     from modelserve.tensors import Signature as Signature
     from modelserve.tensors import TensorSpec as TensorSpec
+    from modelserve.transports.asgi import ASGIApp as ASGIApp
+    from modelserve.transports.asgi import mount as mount
+    from modelserve.transports.serving import HTTPServer as HTTPServer
+    from modelserve.transports.serving import serve as serve
 
 __all__ = [
     "APIKeys",
@@ -68,11 +86,13 @@ __all__ = [
     "Context",
     "DeadlineExceeded",
     "Exchange",
+    "HTTPServer",
     "InferRequest",
     "InferResponse",
     "InferenceSession",
     "IntegrityError",
     "InvalidInput",
+    "Latest",
     "LoadError",
     "LocalStore",
     "MethodNotAllowed",
@@ -85,11 +105,13 @@ __all__ = [
     "Overloaded",
     "PayloadTooLarge",
     "PermissionDenied",
+    "Pinned",
     "Policy",
     "Principal",
     "PythonBackend",
     "QueueFull",
     "RateLimited",
+    "Retries",
     "Servable",
     "ServeError",
     "Signature",
@@ -128,11 +150,13 @@ _MODULES: Final[dict[str, str]] = {
     "Context": "modelserve.messages",
     "DeadlineExceeded": "modelserve.errors",
     "Exchange": "modelserve.messages",
+    "HTTPServer": "modelserve.transports.serving",
     "InferRequest": "modelserve.messages",
     "InferResponse": "modelserve.messages",
     "InferenceSession": "modelserve.backends.onnxruntime",
     "IntegrityError": "modelserve.errors",
     "InvalidInput": "modelserve.errors",
+    "Latest": "modelserve.routing.versions",
     "LoadError": "modelserve.errors",
     "LocalStore": "modelserve.repository.store",
     "MethodNotAllowed": "modelserve.errors",
@@ -145,11 +169,13 @@ _MODULES: Final[dict[str, str]] = {
     "Overloaded": "modelserve.errors",
     "PayloadTooLarge": "modelserve.errors",
     "PermissionDenied": "modelserve.errors",
+    "Pinned": "modelserve.routing.versions",
     "Policy": "modelserve.protocols",
     "Principal": "modelserve.messages",
     "PythonBackend": "modelserve.backends.python",
     "QueueFull": "modelserve.errors",
     "RateLimited": "modelserve.errors",
+    "Retries": "modelserve.client",
     "Servable": "modelserve.protocols",
     "ServeError": "modelserve.errors",
     "Signature": "modelserve.tensors",
