@@ -64,21 +64,20 @@ def open_ours(path: Path) -> Callable[[], None]:
     return session.close
 
 
-def disturb(
-    path: Path, rounds: int, opener: Callable[[Path], Callable[[], None]], phases: Phases
-) -> None:
-    """Load and unload, with idle time of the same order between."""
+def disturb(path: Path, rounds: int, phases: Phases) -> None:
+    """Load and unload in both ways by turns, with idle time of the same order between."""
     for _ in range(rounds):
-        with phases("idle"):
-            time.sleep(0.5)
-        with phases("load"):
-            with path.open("rb") as file:
-                hashlib.file_digest(file, "sha256")
-            close = opener(path)
-        with phases("idle"):
-            time.sleep(0.2)
-        with phases("unload"):
-            close()
+        for label, opener in (("onnxruntime", open_plainly), ("modelserve", open_ours)):
+            with phases("idle"):
+                time.sleep(0.5)
+            with phases(f"{label}: load"):
+                with path.open("rb") as file:
+                    hashlib.file_digest(file, "sha256")
+                close = opener(path)
+            with phases("idle"):
+                time.sleep(0.2)
+            with phases(f"{label}: unload"):
+                close()
 
 
 async def call(tiny: InferenceSession, thread: threading.Thread, interval: float) -> Samples:
@@ -129,12 +128,11 @@ def main() -> None:
         print("| phase | duration | calls | p50 | p99 | p99.9 | max |")
         print("|---|---|---|---|---|---|---|")
         tiny = InferenceSession(onnx_models.mlp())
-        for label, opener in (("onnxruntime", open_plainly), ("modelserve", open_ours)):
-            phases = Phases()
-            thread = threading.Thread(target=disturb, args=(path, arguments.rounds, opener, phases))
-            samples = asyncio.run(call(tiny, thread, arguments.interval))
-            for phase, spans in phases.seen.items():
-                report(f"{label}: {phase}", samples, spans)
+        phases = Phases()
+        thread = threading.Thread(target=disturb, args=(path, arguments.rounds, phases))
+        samples = asyncio.run(call(tiny, thread, arguments.interval))
+        for phase, spans in sorted(phases.seen.items()):
+            report(phase, samples, spans)
 
 
 if __name__ == "__main__":

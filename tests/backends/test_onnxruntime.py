@@ -624,6 +624,73 @@ class TestMissingProvider:
             InferenceSession(onnx_models.mlp(), providers=["CUDA"], strict_providers=True)
 
 
+class Accelerated:
+    """onnxruntime's session as an accelerator's build would give it, computing on the CPU."""
+
+    starts, is_listed = True, True
+
+    def __init__(self, model: Any, options: Any, providers: Any, enable_fallback: int) -> None:
+        self._asked = [name for name, _ in providers]
+        if not self.starts and "CUDAExecutionProvider" in self._asked:
+            raise RuntimeError("CUDA failure 35: driver version is insufficient")
+        self._inner = SESSION(
+            model, options, providers=["CPUExecutionProvider"], enable_fallback=enable_fallback
+        )
+
+    def get_providers(self) -> list[str]:
+        return [name for name in self._asked if self.is_listed or "CUDA" not in name]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+SESSION = onnxruntime.InferenceSession
+
+
+@pytest.fixture
+def accelerated(monkeypatch: pytest.MonkeyPatch) -> type[Accelerated]:
+    session = type("Session", (Accelerated,), {})
+    available = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: available)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    return session
+
+
+def test_best_available_provider_is_the_default(accelerated: type[Accelerated]) -> None:
+    assert InferenceSession(onnx_models.mlp()).providers == ("CUDA", "CPU")
+
+
+def test_accelerated_session_gets_a_thread_of_its_own(accelerated: type[Accelerated]) -> None:
+    traits = InferenceSession(onnx_models.mlp()).traits
+    assert traits == Traits(inline=False, shared=False, repeatable=True)
+
+
+def test_accelerator_that_does_not_start_falls_back(accelerated: type[Accelerated]) -> None:
+    accelerated.starts = False
+    with pytest.warns(RuntimeWarning, match="provider CUDA is not in .* or failed to start"):
+        session = InferenceSession(onnx_models.mlp())
+    assert session.providers == ("CPU",)
+
+
+def test_accelerator_that_does_not_start_is_an_error_when_strict(
+    accelerated: type[Accelerated],
+) -> None:
+    accelerated.starts = False
+    with pytest.raises(LoadError, match="CUDA failure 35"):
+        InferenceSession(onnx_models.mlp(), strict_providers=True)
+
+
+def test_accelerator_dropped_without_a_word_is_reported(accelerated: type[Accelerated]) -> None:
+    accelerated.is_listed = False
+    with pytest.warns(RuntimeWarning, match="provider CUDA"):
+        InferenceSession(onnx_models.mlp(), providers=["cuda"])
+
+
+def test_bad_model_is_not_blamed_on_the_accelerator(accelerated: type[Accelerated]) -> None:
+    with pytest.raises(LoadError, match="rotobuf"):
+        InferenceSession(b"no model", providers=["cuda"])
+
+
 # --- life
 
 

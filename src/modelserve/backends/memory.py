@@ -1,6 +1,6 @@
-"""Memory of large models: given back to the operating system, and without stalling other threads.
+"""Memory of large models: loaded without a copy under the interpreter lock, given back after use.
 
-It concerns glibc. Elsewhere these functions do nothing: other allocators decide for themselves.
+Holds no model and no session.
 """
 
 from __future__ import annotations
@@ -13,24 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 
-import numpy as np
-
-__all__ = ["file_of", "prepare_large_load", "return_free_memory"]
-
-_LARGEST_HEAP_BLOCK = (32 << 20) - (64 << 10)
-
-
-def prepare_large_load() -> None:
-    """Make glibc take the blocks of the coming load from its heaps instead of mapping each.
-
-    A session is destroyed with the GIL held. Unmapping costs 70 us a MB, so unloading 260 MB would
-    stop every Python thread for 18 ms; giving the blocks back to a heap takes 0.3 to 2 ms, and
-    `return_free_memory` then does the costly part without the GIL. glibc moves its threshold by
-    itself, up to 32 MB, when a mapped block is freed: that is done here ahead of the load. Blocks
-    over 32 MB are always mapped.
-    """
-    if sys.platform == "linux":
-        np.empty(_LARGEST_HEAP_BLOCK, np.uint8)
+__all__ = ["file_of", "return_free_memory"]
 
 
 @cache
@@ -44,7 +27,8 @@ def _malloc_trim() -> Callable[[int], int] | None:
 def return_free_memory() -> None:
     """Give free heap memory back to the operating system; callable from any thread.
 
-    Takes about 0.1 ms a MB given back. The GIL is free meanwhile.
+    Takes about 0.1 ms a MB given back. The GIL is free meanwhile. It concerns glibc, which keeps
+    freed blocks up to 32 MB; other allocators decide for themselves, and nothing is done.
     """
     trim = _malloc_trim()
     if trim is not None:

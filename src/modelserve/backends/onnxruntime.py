@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, TypeAlias
 import numpy as np
 
 from modelserve.backends.binding import on_host, run_bound
-from modelserve.backends.memory import file_of, prepare_large_load, return_free_memory
+from modelserve.backends.memory import file_of, return_free_memory
 from modelserve.backends.providers import (
     HOST_PROVIDERS,
     Provider,
@@ -135,8 +135,6 @@ class InferenceSession:
         if external_data:
             _attach_external(options, model, external_data)
         self._large = _size(model, external_data) >= _LARGE
-        if self._large:
-            prepare_large_load()
         session = _open(self._runtime, model, options, providers, strict_providers, self._label)
         listed = [*session.get_inputs(), *session.get_outputs()]
         listed += session.get_overridable_initializers()
@@ -318,7 +316,11 @@ class InferenceSession:
         return zeros
 
     def close(self) -> None:
-        """Release the model and its memory. Further calls fail; closing again does nothing."""
+        """Release the model and its memory. Further calls fail; closing again does nothing.
+
+        ONNX Runtime destroys a session with the GIL held: every Python thread stands still for up
+        to 70 us a MB of weights.
+        """
         self._session = None
         self._plain = False
         self._call = _closed
