@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -12,7 +13,7 @@ import numpy as np
 from modelserve.errors import LoadError
 from modelserve.repository.triton_config import TritonConfig, Warmup, read_config
 from modelserve.repository.versions import VersionOptions
-from modelserve.tensors import Signature, Tensor, numpy_dtype
+from modelserve.tensors import Signature, Tensor, TensorSpec, numpy_dtype
 
 __all__ = ["configured"]
 
@@ -51,7 +52,7 @@ def configured(
         instances=instances or defaults.instances,
         max_queue_size=(batching.max_queue_size if batching else 0) or defaults.max_queue_size,
         warm_up_inputs=_warm_up(config, path.parent),
-        declared=Signature(config.inputs, config.outputs),
+        declared=_declared(config),
     )
     policy = config.version_policy
     if policy.kind == "all":
@@ -71,6 +72,19 @@ def _check(model: str, config: TritonConfig) -> None:
                 f'model "{model}": config.pbtxt asks for "{said}"; a stored model is run by '
                 "onnxruntime"
             )
+
+
+def _declared(config: TritonConfig) -> Signature:
+    """Return what the file promises; where it reshapes, which is not done here, without shapes."""
+
+    def shapeless(specs: Iterable[TensorSpec]) -> list[TensorSpec]:
+        return [TensorSpec(spec.name, spec.datatype, None, spec.optional) for spec in specs]
+
+    said = config.signature
+    return Signature(
+        shapeless(said.inputs) if "input.reshape" in config.ignored else said.inputs,
+        shapeless(said.outputs) if "output.reshape" in config.ignored else said.outputs,
+    )
 
 
 def _warm_up(config: TritonConfig, directory: Path) -> dict[str, Tensor]:

@@ -8,13 +8,16 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from time import monotonic
 from typing import Any, Final, Literal
 
 from modelserve.errors import (
     ClientError,
     Conflict,
+    InvalidInput,
     LoadError,
     ModelNotFound,
     ModelNotReady,
@@ -25,7 +28,13 @@ from modelserve.observe.metrics import Metrics
 from modelserve.observe.recorder import Recorder
 from modelserve.protocols import Store, StoredVersion, VersionInfo
 from modelserve.repository.configuration import configured
-from modelserve.repository.models import STABLE, ModelEntry, VersionPolicy, wanted_versions
+from modelserve.repository.models import (
+    STABLE,
+    ModelEntry,
+    VersionPolicy,
+    answering_version,
+    wanted_versions,
+)
 from modelserve.repository.publication import described
 from modelserve.repository.versions import ModelVersion, VersionOptions, load_version
 
@@ -78,28 +87,29 @@ class Control:
         if not available or (version and version not in available):
             what = f' version "{version}"' if version else ""
             raise ModelNotFound(f'the store has no model "{model}"{what}')
-        entry = self.open_entry(model, stored=True)
-        with entry.lock:
-            before = (entry.enabled, entry.explicit, entry.excluded)
-            entry.enabled = True
-            if version:
-                entry.explicit |= {version}
-                entry.excluded -= {version}
-                if not before[0]:  # only this one, of a model that was unloaded
-                    entry.excluded = frozenset(available) - {version}
-            else:
+        with self.changing(model, stored=True) as entry:
+            fresh = not entry.available
+            before = (entry.enabled and not (fresh and version), entry.explicit, entry.excluded)
+            if not version:
                 entry.excluded = frozenset()
+            elif before[0]:
+                entry.excluded -= {version}
+            else:  # only this one, of a model that is not loaded
+                entry.excluded = frozenset(available) - {version}
+            entry.enabled = True
+            entry.explicit |= {version} if version else frozenset()
             try:
                 self._follow(entry, drain, must=version or None)
-            except ServeError:
+            except BaseException:
                 entry.enabled, entry.explicit, entry.excluded = before
+                if not entry.enabled:
+                    self.switch(entry, entry.versions, (), drain)
                 raise
-        return version or (entry.default.version if entry.default else "")
+            return version or (entry.default.version if entry.default else "")
 
     def unload(self, model: str, version: str, drain: float) -> None:
         """Close a version, or without a number all of a model; see `ModelRepository.unload`."""
-        entry = self.entry(model)
-        with entry.lock:
+        with self.changing(model) as entry:
             if version and version not in entry.versions:
                 raise ModelNotFound(f'model "{model}" has no version "{version}" loaded')
             if version:
@@ -127,69 +137,103 @@ class Control:
         """Store, load, label, switch; see `ModelRepository.publish`."""
         store = self.need_store("publish")
         known = self.entries.get(model)
+        if self.closed:
+            raise self.unknown(model)
         if known is not None and not known.stored:
             raise Conflict(f'model "{model}" was added by name; publish under another one')
-        stored = store.put(
+        number = store.put(
             model,
             source,
             version=version,
             metadata={**described(source), **metadata},
             **({} if progress is None else {"progress": progress}),
-        )
-        number = stored.version
-        entry = self.open_entry(model, stored=True)
-        with entry.lock:
-            before = (entry.enabled, entry.explicit)
-            entry.enabled = True
-            entry.explicit |= {number}
-            try:
-                self._follow(entry, drain, must=number, retire=False)
-            except BaseException:
-                entry.enabled, entry.explicit = before
-                store.delete(model, number)
-                entry.failed = {v: why for v, why in entry.failed.items() if v != number}
-                self.forget_if_empty(entry)
-                raise
-            entry.explicit = before[1]
-            if label:
-                store.label(model, {label: number})
-            self._follow(entry, drain)
+        ).version
+        held = False
+        try:
+            with self.changing(model, stored=True) as entry:
+                held = True
+                self._serve_published(entry, store, number, label, drain)
+                if known is None and not entry.versions:
+                    self.forget_if_empty(entry)
+        except BaseException:
+            if not held:
+                _take_out(store, model, number)
+            raise
         return number
+
+    def _serve_published(
+        self, entry: ModelEntry, store: Store, number: str, label: str | None, drain: float
+    ) -> None:
+        """Load and label a version that was just stored; or take it out of the store again."""
+        before = (entry.enabled, entry.explicit, entry.excluded)
+        fresh = not entry.available
+        entry.enabled = True
+        entry.explicit |= {number}
+        entry.excluded -= {number}
+        try:
+            self._follow(entry, drain, must=number, retire=False)
+            if label:
+                store.label(entry.name, {label: number})
+        except BaseException:
+            entry.enabled, entry.explicit, entry.excluded = before
+            _take_out(store, entry.name, number)
+            entry.failed = {v: why for v, why in entry.failed.items() if v != number}
+            entry.available = tuple(v for v in entry.available if v != number)
+            kept = () if fresh or not entry.enabled else set(entry.versions) - {number}
+            self.switch(entry, entry.versions, kept, drain)
+            if fresh:
+                self.forget_if_empty(entry)
+            raise
+        entry.explicit = before[1]
+        self._follow(entry, drain)
 
     def label(
         self, model: str, changes: Mapping[str, str | int | None], drain: float
     ) -> Mapping[str, str]:
         """Load what will be labelled, move the labels, close the rest; see `ModelRepository`."""
         wanted = {k: None if v is None else checked_number(v) for k, v in changes.items()}
-        entry = self.entry(model)
-        with entry.lock:
-            if not entry.stored:
-                for number in wanted.values():
-                    if number is not None:
-                        entry.find(number)
-                merged = {**entry.labels, **wanted}
-                entry.update(labels={k: v for k, v in merged.items() if v is not None})
-                return entry.labels
-            store = self.need_store("label")
-            before = entry.explicit
-            targets = {number for number in wanted.values() if number is not None}
-            for number in targets:
-                if number not in store.versions(model):
-                    raise ModelNotFound(f'model "{model}" has no version "{number}"')
-            entry.explicit |= targets
-            try:
-                for number in sorted(targets, key=int):
-                    self._follow(entry, drain, must=number, retire=False)
-            finally:
-                entry.explicit = before
-            store.label(model, wanted)
-            self._follow(entry, drain)
+        if model not in self.entries and self.store is not None and self.store.versions(model):
+            return self.store.label(model, wanted)  # it is not served here
+        with self.changing(model) as entry:
+            if entry.stored:
+                return self._label_stored(entry, wanted, drain)
+            for name, number in wanted.items():
+                if not name or name.isdigit():
+                    raise InvalidInput(f"{name!r} is not a label; expected a word")
+                if number is not None:
+                    entry.find(number)
+            merged = {**entry.labels, **wanted}
+            entry.update(labels={k: v for k, v in merged.items() if v is not None})
             return entry.labels
+
+    def _label_stored(
+        self, entry: ModelEntry, wanted: Mapping[str, str | None], drain: float
+    ) -> Mapping[str, str]:
+        store = self.need_store("label")
+        targets = {number for number in wanted.values() if number is not None}
+        available = store.versions(entry.name)
+        for number in targets:
+            if number not in available:
+                raise ModelNotFound(f'model "{entry.name}" has no version "{number}"')
+        before = (entry.explicit, entry.excluded)
+        serving = frozenset(entry.versions)
+        entry.explicit |= targets
+        entry.excluded -= targets
+        try:
+            for number in sorted(targets, key=int):
+                self._follow(entry, drain, must=number, retire=False)
+            store.label(entry.name, wanted)
+        except BaseException:
+            entry.explicit, entry.excluded = before
+            self.switch(entry, entry.versions, serving, drain)
+            raise
+        entry.explicit = before[0]
+        self._follow(entry, drain)
+        return entry.labels
 
     def rollback(self, model: str, drain: float) -> str:
         """Label the version before the default one stable; see `ModelRepository.rollback`."""
-        entry = self.entry(model)
-        with entry.lock:
+        with self.changing(model) as entry:
             if entry.default is None:
                 raise ModelNotReady(f'model "{model}" is not ready')
             current = int(entry.default.version)
@@ -200,21 +244,38 @@ class Control:
             if not earlier:
                 raise ModelNotFound(f'model "{model}" has no version before {current}')
             number = max(earlier, key=int)
-            entry.excluded -= {number}
             self.label(model, {STABLE: number}, drain)
         return number
+
+    def collect(self, model: str, keep: int) -> tuple[str, ...]:
+        """Delete old versions from the store; see `ModelRepository.collect`."""
+        store: Any = self.need_store("collect")
+        if not hasattr(store, "collect"):
+            raise Unsupported(f"{type(store).__name__} cannot delete old versions")
+        entry = self.entries.get(model)
+        protect: Collection[str] = ()
+        if entry is not None:
+            protect = {*entry.versions, *entry.loading, *entry.leaving, *entry.labels.values()}
+        return tuple(store.collect(model, keep, protect=protect))
 
     def close(self, drain: float) -> None:
         """Close every version; nothing is admitted any more."""
         with self._making:
             self.closed = True
-        for entry in list(self.entries.values()):
+        entries = list(self.entries.values())
+        end = monotonic() + drain
+        for entry in entries:  # all at once, so that one slow model takes no other's time to drain
             with entry.lock:
                 entry.enabled = False
-                self.switch(entry, entry.versions, set(), drain)
+                entry.leaving = {**entry.leaving, **entry.versions}
+                entry.update({})
         self.entries.clear()
+        for entry in entries:
+            with entry.lock:
+                self._close_leaving(entry, end)
         for remove in self._gauges:
             remove()
+        self._gauges = []
         self._recorder.flush()
 
     def _follow(
@@ -225,13 +286,14 @@ class Control:
         Args:
             entry: The model.
             drain: Seconds for versions no longer wanted.
-            must: Version whose failure is raised; None: any default version; empty: none.
+            must: Version whose failure is raised; None: the one that should answer by default;
+                empty: none.
             retire: Whether versions no longer wanted are closed now.
         """
         store = self.need_store("load")
-        available = store.versions(entry.name)
-        labels = store.labels(entry.name)
+        available = entry.available = tuple(store.versions(entry.name))
         try:
+            labels = {k: v for k, v in store.labels(entry.name).items() if v in available}
             self._configure(entry, store)
         except LoadError as error:
             entry.failed = {available[-1]: str(error)} if available else {}
@@ -246,16 +308,30 @@ class Control:
                 except (ServeError, ImportError, ValueError, TypeError, OSError) as error:
                     failures[number] = error
         entry.failed = {number: _reason(error) for number, error in failures.items()}
-        entry.update(labels=labels)
-        # Whatever could not be loaded, what answers now goes on answering.
-        kept = set(wanted) if retire and not failures else set(loaded)
-        self.switch(entry, loaded, kept, drain)
-        if failures and (must in failures or (must is None and entry.default is None)):
-            raise failures[must] if must in failures else next(iter(failures.values()))
+        answering = answering_version(wanted, labels)
+        kept = set(wanted) if retire else set(loaded)
+        # What could not be loaded takes nobody's place: the old version keeps label and requests.
+        for name, number in labels.items():
+            if number in failures and entry.labels.get(name) in loaded:
+                labels[name] = entry.labels[name]
+        kept |= set(labels.values())
+        if answering in failures and entry.default is not None:
+            kept.add(entry.default.version)
+        self.switch(entry, loaded, kept, drain, labels)
+        failure = failures.get(answering if must is None else must)
+        if failure is not None:
+            raise failure
 
     def _load_stored(self, entry: ModelEntry, store: Store, number: str) -> ModelVersion:
-        stored: StoredVersion = store.open(entry.name, number)
-        return self.load_version(entry, number, stored.path, entry.options)
+        entry.loading |= {number}
+        try:
+            stored: StoredVersion = store.open(entry.name, number)
+            return self.load_version(entry, number, stored.path, entry.options)
+        except Exception as error:
+            _log.error("model %s version %s could not be loaded: %s", entry.name, number, error)
+            raise
+        finally:
+            entry.loading -= {number}
 
     def _configure(self, entry: ModelEntry, store: Store) -> None:
         """Read the model's own configuration, if the store keeps one."""
@@ -271,9 +347,6 @@ class Control:
         entry.loading |= {number}
         try:
             version = load_version(entry.name, number, source, options)
-        except Exception as error:
-            _log.error("model %s version %s could not be loaded: %s", entry.name, number, error)
-            raise
         finally:
             entry.loading -= {number}
         self._metrics.declare(entry.name, number)
@@ -283,29 +356,32 @@ class Control:
         self,
         entry: ModelEntry,
         versions: Mapping[str, ModelVersion],
-        kept: Iterable[str],
+        kept: Collection[str],
         drain: float,
+        labels: Mapping[str, str] | None = None,
     ) -> None:
         """Send requests to the kept versions from now on, then drain and close the others."""
-        kept = set(kept)
-        labels = None
         if not entry.stored:
             labels = {k: v for k, v in entry.labels.items() if v in kept}
+        entry.leaving = {v: version for v, version in versions.items() if v not in kept}
         entry.update({v: version for v, version in versions.items() if v in kept}, labels)
-        for number, version in versions.items():
-            if number not in kept:
-                if not version.close(drain=drain):
-                    _log.warning(
-                        "model %s version %s was closed with requests unanswered after %g s",
-                        entry.name,
-                        number,
-                        drain,
-                    )
-                self._recorder.flush()
-                self._metrics.forget(entry.name, number)
+        self._close_leaving(entry, monotonic() + drain)
+
+    def _close_leaving(self, entry: ModelEntry, end: float) -> None:
+        """Close the versions that get no more requests, giving them until `end` to answer."""
+        for version in entry.leaving.values():
+            version.state = "UNLOADING"
+        for number, version in entry.leaving.items():
+            if not version.close(drain=max(0.0, end - monotonic())):
+                _log.warning(
+                    "model %s version %s was closed with requests unanswered", entry.name, number
+                )
+            self._recorder.flush()
+            self._metrics.forget(entry.name, number)
+        entry.leaving = {}
 
     def load_first(self, load: Literal["all", "none"] | Iterable[str]) -> None:
-        """Load what a new repository should hold."""
+        """Load what a new repository should hold; what cannot be loaded says why in its state."""
         if load == "none":
             return
         if load == "all":
@@ -314,15 +390,37 @@ class Control:
             return
         if isinstance(load, str):
             raise ValueError(f'load is "all", "none" or a list of names; got {load!r}')
-        for name in load:
-            self.load(name, "", DRAIN)
+        names = tuple(load)
+        stored = self.need_store("load").models()
+        for name in names:
+            if name not in stored:
+                raise ModelNotFound(f'the store has no model "{name}"')
+        for name in names:
+            self._follow_one(name)
 
     def entry(self, name: str) -> ModelEntry:
         """Return a model."""
         entry = self.entries.get(name)
-        if entry is None:
+        if entry is None or self.closed:
             raise self.unknown(name)
         return entry
+
+    @contextmanager
+    def changing(self, name: str, *, stored: bool | None = None) -> Iterator[ModelEntry]:
+        """Hold a model while it is changed.
+
+        Args:
+            name: Its name.
+            stored: Given, the model is made if there is none, and its versions come from the store
+                or do not.
+        """
+        while True:
+            entry = self.entry(name) if stored is None else self.open_entry(name, stored=stored)
+            with entry.lock:
+                # Whoever held it before may have dropped it, or closed the repository.
+                if self.entries.get(name) is entry and not self.closed:
+                    yield entry
+                    return
 
     def unknown(self, name: str) -> ModelNotFound | ModelNotReady:
         """Return the error for a name there is no model of."""
@@ -396,22 +494,27 @@ class Control:
             self._metrics.before_collect(self._recorder.flush),
         ]
 
-    def follow(self) -> None:
+    def follow(self, names: Collection[str] | None = None) -> None:
         """Bring what is loaded in line with the store: new versions, labels, models. Never raises.
 
-        `watch=True` calls it when the store has changed.
+        Args:
+            names: Models that may have changed; None for all.
         """
         if self.store is None or self.closed:
             return
-        names = set(self.store.models()) if self.all_stored else set()
-        names |= {name for name, entry in self.entries.items() if entry.stored}
-        for name in sorted(names):
-            try:
-                entry = self.open_entry(name, stored=True)
-                with entry.lock:
-                    self._follow(entry, DRAIN)
-            except (ServeError, OSError) as error:
-                _log.error("model %s could not follow the store: %s", name, error)
+        known = set(self.store.models()) if self.all_stored else set()
+        known |= {name for name, entry in list(self.entries.items()) if entry.stored}
+        for name in sorted(known if names is None else known.intersection(names)):
+            self._follow_one(name)
+
+    def _follow_one(self, name: str) -> None:
+        try:
+            with self.changing(name, stored=True) as entry:
+                self._follow(entry, DRAIN)
+                if not entry.available:  # deleted
+                    self.forget_if_empty(entry)
+        except (ServeError, OSError) as error:
+            _log.error("model %s could not follow the store: %s", name, error)
 
     def index(self) -> list[VersionInfo]:
         """Describe all versions of all models, stored and loaded."""
@@ -431,12 +534,14 @@ def checked_number(version: str | int) -> str:
     """Return a version number as text; empty stays empty.
 
     Raises:
-        ValueError: It is no whole number from 1 on.
+        ValueError: It is no whole number from 0 on.
     """
     number = str(version)
-    if number and not (number.isascii() and number.isdigit() and int(number) > 0):
-        raise ValueError(f"a version is a whole number from 1 on, got {version!r}")
-    return number
+    if not number:
+        return ""
+    if not (number.isascii() and number.isdigit()):
+        raise ValueError(f"a version is a whole number from 0 on, got {version!r}")
+    return str(int(number))
 
 
 def checked_keep(keep: VersionPolicy) -> VersionPolicy:
@@ -457,5 +562,16 @@ def checked_keep(keep: VersionPolicy) -> VersionPolicy:
 
 
 def _reason(error: Exception) -> str:
-    public = isinstance(error, ClientError | LoadError)
-    return str(error) if public else f"{type(error).__name__}: {error}"
+    if isinstance(error, ClientError | LoadError):
+        return str(error)
+    # The text of an OSError names paths of this machine.
+    text = error.strerror if isinstance(error, OSError) else error
+    return f"{type(error).__name__}: {text}"
+
+
+def _take_out(store: Store, model: str, number: str) -> None:
+    """Remove a version that cannot be served after all."""
+    try:
+        store.delete(model, number)
+    except (ServeError, OSError) as error:
+        _log.error("model %s version %s stays in the store: %s", model, number, error)

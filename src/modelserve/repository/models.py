@@ -98,7 +98,7 @@ class ModelEntry:
         versions: Mapping[str, ModelVersion] | None = None,
         labels: Mapping[str, str] | None = None,
     ) -> None:
-        """Replace versions or labels and choose the default again; readers see all of it at once."""
+        """Replace versions or labels and choose the default again, in one step for readers."""
         versions = self.versions if versions is None else versions
         labels = self.labels if labels is None else labels
         ordered = {v: versions[v] for v in sorted(versions, key=int)}
@@ -177,6 +177,12 @@ class ModelEntry:
         if number in self.loading:
             state, reason = "LOADING", ""
         return VersionInfo(self.name, number, state, reason, labels=labels, versions=served.numbers)
+
+    @property
+    def complete(self) -> bool:
+        """Whether a version answers by default and none that should be loaded failed."""
+        wanted = wanted_versions(self, self.available, self.labels) if self.failed else ()
+        return self.default is not None and self.failed.keys().isdisjoint(wanted)
 
     @property
     def outstanding(self) -> int:

@@ -8,10 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Iterable,
+    Mapping,
+    Sequence,
+)
+from contextlib import aclosing
 from typing import Any, Final, Literal, Self
 
-from modelserve.errors import Conflict, LoadError, ModelNotReady, ServeError, Unsupported
+from modelserve.errors import Conflict, LoadError, ModelNotFound, ModelNotReady, ServeError
 from modelserve.execution.batcher import BatcherClosed
 from modelserve.messages import Exchange, InferRequest, InferResponse, Parameters
 from modelserve.observe.metrics import Metrics
@@ -28,6 +37,8 @@ from modelserve.tensors import Tensor
 __all__ = ["ModelRepository"]
 
 _NONE: Final[Parameters] = {}
+_MOST_DETOURS: Final = 8
+"""Models that policies may send one request through."""
 
 
 class ModelRepository:
@@ -79,8 +90,8 @@ class ModelRepository:
         self.store: Store | None = (
             LocalStore(store) if isinstance(store, str | os.PathLike) else store
         )
-        if self.store is None and watch:
-            raise ValueError("watch=True needs a store to watch")
+        if watch and not hasattr(self.store, "fingerprint"):
+            raise ValueError("watch=True needs a store with a fingerprint() to watch")
         self.metrics = Metrics()
         self._recorder = Recorder([self.metrics, *observers])
         self.record = self._recorder.record
@@ -230,17 +241,20 @@ class ModelRepository:
             except StopAsyncIteration:
                 return
             source = _chained(first, iterator)
-        exchange = Exchange("inprocess", first.model, id=first.id)
-        mine = first.exchange is None
+        exchange = first.exchange
+        mine = exchange is None
+        if exchange is None:
+            exchange = Exchange("inprocess", first.model, id=first.id)
         try:
-            chosen = self._choose(first)
-            exchange.model, exchange.version = chosen.model, chosen.version
-            responses = chosen.stream(source)
-            try:
-                async for response in responses:
-                    yield response
-            finally:
-                await responses.aclose()  # type: ignore[attr-defined]  # an asynchronous generator
+            if isinstance(source, InferRequest) or self._choose(first).takes_stream:
+                async with aclosing(self._answers(first, source, exchange)) as responses:
+                    async for response in responses:
+                        yield response
+                return
+            async for one in source:
+                async with aclosing(self._answers(one, one, exchange)) as responses:
+                    async for response in responses:
+                        yield response
         except BaseException as error:
             exchange.code = _code(error)
             raise
@@ -248,16 +262,35 @@ class ModelRepository:
             if mine:
                 self.record(exchange)
 
+    async def _answers(
+        self,
+        routed: InferRequest,
+        source: InferRequest | AsyncIterable[InferRequest],
+        exchange: Exchange,
+    ) -> AsyncGenerator[InferResponse, None]:
+        """Answer from the version chosen for `routed`."""
+        while True:
+            chosen = self._choose(routed)
+            exchange.model, exchange.version = chosen.model, chosen.version
+            try:
+                async with aclosing(chosen.stream(source)) as responses:
+                    async for response in responses:
+                        yield response
+                return
+            except BatcherClosed:
+                continue  # unloaded before it began; its successor is there by now
+
     def _choose(self, request: InferRequest) -> ModelVersion:
         name = request.model
-        for _ in range(8):
+        wanted = request.version
+        for _ in range(_MOST_DETOURS):
             entry = self._entries.get(name)
             if entry is None:
                 raise self._control.unknown(name)
-            version, elsewhere = entry.choose(request)
-            if version is not None:
-                return version
-            name = elsewhere
+            version, elsewhere = entry.choose(request, wanted)
+            if elsewhere is None:
+                return version  # type: ignore[return-value]  # one of the two is there
+            name, wanted = elsewhere.model, elsewhere.version
         raise LoadError(f'model "{request.model}": policies send its requests in a circle')
 
     def _only_input(self, model: str, version: str) -> str:
@@ -282,8 +315,20 @@ class ModelRepository:
             ModelNotFound: No such model or version is known.
             ModelNotReady: It is known and not loaded.
         """
-        entry = self._control.entry(model)
+        try:
+            entry = self._control.entry(model)
+        except ModelNotFound:
+            await self._refuse_unloaded(model, version)
+            raise
         return entry.info(entry.find(version).version)
+
+    async def _refuse_unloaded(self, model: str, version: str) -> None:
+        """Raise `ModelNotReady` for a model that is in the store and not loaded."""
+        if self.store is None:
+            return
+        versions = await asyncio.to_thread(self.store.versions, model)
+        if version in versions or (versions and not version):
+            raise ModelNotReady(f'model "{model}" is not loaded')
 
     async def ready(self, model: str = "", version: str = "") -> bool:
         """Tell whether a model can answer; without a name, whether all that should be loaded can.
@@ -293,12 +338,10 @@ class ModelRepository:
         """
         if not model:
             return not self._control.closed and all(
-                entry.default is not None and not entry.failed
-                for entry in self._entries.values()
-                if entry.enabled
+                entry.complete for entry in list(self._entries.values()) if entry.enabled
             )
         try:
-            self._control.entry(model).find(version)
+            await self.describe(model, version)
         except ModelNotReady:
             return False
         return True
@@ -322,7 +365,8 @@ class ModelRepository:
     ) -> str:
         """Serve a model that is not in the store; returns its version number.
 
-        Adding a name again adds its next version, which answers from then on.
+        Adding a name again adds its next version, which answers from then on; where a version is
+        labelled ``stable``, that one still does.
 
         Args:
             name: Name of the model; or a model made by `modelserve.model`, under its own name.
@@ -353,21 +397,27 @@ class ModelRepository:
             max_batch_size=declared.get("max_batch_size")
             if max_batch_size is None
             else max_batch_size,
-            instances=instances or declared.get("instances", self._control.options.instances),
+            instances=declared.get("instances", self._control.options.instances)
+            if instances is None
+            else instances,
             max_queue_size=max_queue_size,
             max_queue_bytes=max_queue_bytes,
             providers=self._control.options.providers if providers is None else tuple(providers),
             warm_up=warm_up,
         )
-        entry = self._control.open_entry(name, stored=False)
-        with entry.lock:
-            if keep is not None:
-                entry.keep = checked_keep(keep)
+        if self.store is not None and name in self.store.models():
+            raise Conflict(f'there is a model "{name}" in the store; use publish')
+        known = self._entries.get(name)
+        if known is not None and known.outstanding:
+            _refuse_event_loop("add", "aadd")
+        with self._control.changing(name, stored=False) as entry:
             number = checked_number(version) or _following(entry.versions)
             if number in entry.versions:
                 raise Conflict(f'model "{name}" has a version {number} already')
             source = source.backend if declared else source
             try:
+                if keep is not None:
+                    entry.keep = checked_keep(keep)
                 loaded = self._control.load_version(entry, number, source, options)
             except BaseException:
                 self._control.forget_if_empty(entry)
@@ -485,12 +535,7 @@ class ModelRepository:
             model: Name of the model.
             keep: How many of the newest stay. Loaded and labelled versions stay in any case.
         """
-        store = self._control.need_store("collect")
-        entry = self._entries.get(model)
-        if not hasattr(store, "collect"):
-            raise Unsupported(f"{type(store).__name__} cannot delete old versions")
-        protect = () if entry is None else tuple(entry.versions)
-        return tuple(store.collect(model, keep, protect=protect))
+        return self._control.collect(model, keep)
 
     def close(self, *, drain: float = DRAIN) -> None:
         """Stop watching, answer what is under way, close every version. May be called twice."""
@@ -549,6 +594,10 @@ class ModelRepository:
     async def arollback(self, model: str, *, drain: float = DRAIN) -> str:
         """Do as `rollback` without blocking the event loop."""
         return await asyncio.to_thread(self._control.rollback, model, drain)
+
+    async def acollect(self, model: str, keep: int) -> tuple[str, ...]:
+        """Do as `collect` without blocking the event loop."""
+        return await asyncio.to_thread(self._control.collect, model, keep)
 
     async def aroute(self, model: str, policy: Policy | str | None) -> None:
         """Do as `route`, which never blocks."""

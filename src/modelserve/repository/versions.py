@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from modelserve.errors import InvalidInput, LoadError, ServeError, Unsupported
-from modelserve.execution.batcher import AdaptiveBatcher
+from modelserve.errors import InvalidInput, LoadError, ModelNotReady, ServeError, Unsupported
+from modelserve.execution.batcher import AdaptiveBatcher, BatcherClosed
 from modelserve.execution.proof import prove_batch_axis, synthetic_inputs
 from modelserve.execution.streams import StreamSlots, open_stream
 from modelserve.messages import Context, InferRequest, InferResponse, RequestInfo
 from modelserve.protocols import Backend, State, Traits, VersionInfo
-from modelserve.tensors import Signature, Tensor
+from modelserve.tensors import Signature, Tensor, TensorSpec
 
 __all__ = ["ModelVersion", "VersionOptions", "load_version"]
 
@@ -43,7 +43,7 @@ class VersionOptions:
         providers: Execution providers for ONNX models; None takes the best available.
         warm_up: Whether to run the model once before it is ready.
         warm_up_inputs: Inputs to do so with; made up from the signature where there are none.
-        declared: Inputs and outputs, without the batch axis, that a configuration file promises.
+        declared: Inputs and outputs that a configuration file promises.
     """
 
     max_batch_size: int | None = None
@@ -152,25 +152,34 @@ class ModelVersion:
                     path=f'outputs[{index}] "{name}"',
                 )
 
+    @property
+    def takes_stream(self) -> bool:
+        """Whether one stream consumes many requests."""
+        return self.batcher.traits.takes_stream
+
     async def stream(
         self, request: InferRequest | AsyncIterable[InferRequest]
-    ) -> AsyncIterator[InferResponse]:
-        """Answer with a stream; a model that answers once yields that one response a request."""
+    ) -> AsyncGenerator[InferResponse, None]:
+        """Answer with a stream; a model that answers once yields that one response.
+
+        Args:
+            request: One request; or many, where `takes_stream`.
+
+        Raises:
+            BatcherClosed: It is being unloaded; nothing was yielded and no request consumed.
+        """
         if self._streams is None:
-            async for response in self._one_by_one(request):
-                yield response
-            return
-        takes_stream = self.batcher.traits.takes_stream
-        if isinstance(request, AsyncIterable) and not takes_stream:
-            async for one in request:
-                async for response in self.stream(one):
-                    yield response
+            assert isinstance(request, InferRequest)
+            yield InferResponse(self.model, self.version, await self.infer(request), id=request.id)
             return
         first = request if isinstance(request, InferRequest) else None
-        await self._streams.acquire()
+        try:
+            await self._streams.acquire()
+        except ModelNotReady as error:
+            raise BatcherClosed from error
         try:
             source: Any
-            if takes_stream:
+            if self.takes_stream:
                 source = self._inputs_of(request)
             else:
                 assert first is not None
@@ -195,15 +204,6 @@ class ModelVersion:
     def _next_backend(self) -> Backend:
         self._turn += 1
         return self.batcher.backends[self._turn % len(self.batcher.backends)]
-
-    async def _one_by_one(
-        self, request: InferRequest | AsyncIterable[InferRequest]
-    ) -> AsyncIterator[InferResponse]:
-        if isinstance(request, InferRequest):
-            yield InferResponse(self.model, self.version, await self.infer(request), id=request.id)
-            return
-        async for one in request:
-            yield InferResponse(self.model, self.version, await self.infer(one), id=one.id)
 
     async def _inputs_of(
         self, request: InferRequest | AsyncIterable[InferRequest]
@@ -352,14 +352,28 @@ def _check_declared(model: str, signature: Signature, declared: Signature) -> No
         ("input", signature.inputs, declared.inputs),
         ("output", signature.outputs, declared.outputs),
     ):
-        known = {spec.name: spec.datatype for spec in there}
+        known = {spec.name: spec for spec in there}
         for spec in said:
-            if known.get(spec.name) != spec.datatype:
-                has = ", ".join(f"{name} {datatype}" for name, datatype in known.items())
+            found = known.get(spec.name)
+            if found is None or found.datatype != spec.datatype or not _fits(found, spec):
+                has = ", ".join(_described(each) for each in there)
                 raise LoadError(
-                    f'model "{model}": its configuration declares {side} "{spec.name}" as '
-                    f"{spec.datatype}; the model has {has or 'none'}"
+                    f'model "{model}": its configuration declares {side} {_described(spec)}; '
+                    f"the model has {has or 'none'}"
                 )
+
+
+def _fits(found: TensorSpec, said: TensorSpec) -> bool:
+    if found.shape is None or said.shape is None:
+        return True
+    return len(found.shape) == len(said.shape) and all(
+        -1 in pair or pair[0] == pair[1] for pair in zip(found.shape, said.shape, strict=True)
+    )
+
+
+def _described(spec: TensorSpec) -> str:
+    shape = "" if spec.shape is None else f" {spec.shape}"
+    return f'"{spec.name}" {spec.datatype}{shape}'
 
 
 def _batch_size(backend: Backend, traits: Traits, options: VersionOptions) -> tuple[int, str]:

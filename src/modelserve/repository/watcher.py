@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from modelserve.repository.control import Control
@@ -14,9 +15,15 @@ __all__ = ["Watcher"]
 
 _log = logging.getLogger("modelserve.repository")
 
+_NEVER: Final = object()
+
 
 class Watcher:
-    """Looks at the store now and then; holds its control weakly."""
+    """Looks at the store now and then, and has what changed followed; holds its control weakly.
+
+    A model is followed when two looks found it the same, so a copy made by hand is not read before
+    it is whole, and one that takes long keeps no other model waiting.
+    """
 
     def __init__(self, control: Control, interval: float) -> None:
         self._stop = threading.Event()
@@ -36,19 +43,23 @@ class Watcher:
 
 
 def _watch(reference: weakref.ref[Control], stop: threading.Event, interval: float) -> None:
-    followed: Any = None
-    before: Any = None
+    followed: dict[str, Any] = {}
+    before: Mapping[str, Any] = {}
     while not stop.wait(interval):
         control = reference()
         if control is None:
             return
         try:
-            seen = control.store.fingerprint()  # type: ignore[union-attr]  # there is one
+            seen: Mapping[str, Any] = control.store.fingerprint()  # type: ignore[union-attr]  # any
             # Twice the same: whoever copies files by hand has finished.
-            if seen != followed and seen == before:
-                control.follow()
-                followed = seen
+            changed = {
+                name: seen.get(name)
+                for name in {*seen, *followed, *control.entries}
+                if seen.get(name) == before.get(name) != followed.get(name, _NEVER)
+            }
             before = seen
+            control.follow(changed)
+            followed |= changed
         except Exception:
             _log.exception("watching the store failed; trying again")
         del control
