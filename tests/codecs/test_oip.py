@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from time import monotonic
 from typing import Any
@@ -148,7 +148,7 @@ def test_json_response_survives_the_way(datatype: str, data: st.DataObject) -> N
 @given(data=st.data())
 def test_binary_response_survives_the_way(datatype: str, data: st.DataObject) -> None:
     y = data.draw(tensors(datatype, text=False, finite=False))
-    request = InferRequest("m", {}, parameters={"binary_data_output": True})
+    request = InferRequest("m", {}, output_parameters={"": {"binary_data": True}})
     parts, header_length = oip.encode_response(InferResponse("m", "3", {"y": y}), request)
     response = oip.decode_response(b"".join(parts), header_length=header_length)
     assert equal(response.outputs["y"], y)
@@ -736,10 +736,19 @@ def test_request_parameter_decides_for_outputs_without_their_own() -> None:
     parts, header_length = oip.encode_response(
         InferResponse("m", "1", {"a": one, "b": one}), request
     )
+    assert request.parameters == {}
     a, b = json.loads(parts[0])["outputs"]
     assert a["parameters"] == {"binary_data_size": 1}
     assert b["data"] == [1]
     assert header_length == len(parts[0])
+
+
+def test_named_outputs_are_asked_for_in_binary_too() -> None:
+    request = InferRequest("m", {}, outputs=["y"], output_parameters={"y": {"a": 1}})
+    parts, _ = oip.encode_request(request)
+    assert json.loads(parts[0])["outputs"] == [
+        {"name": "y", "parameters": {"a": 1, "binary_data": True}}
+    ]
 
 
 # Outputs
@@ -787,7 +796,7 @@ def test_floats_are_written_with_the_shortest_digits() -> None:
 )
 @pytest.mark.parametrize("binary", [False, True])
 def test_outputs_of_any_layout_are_written(y: Any, binary: bool) -> None:
-    request = InferRequest("m", {}, parameters={"binary_data_output": binary})
+    request = InferRequest("m", {}, output_parameters={"": {"binary_data": binary}})
     parts, header_length = oip.encode_response(InferResponse("m", "1", {"y": y}), request)
     got = oip.decode_response(b"".join(parts), header_length=header_length).outputs["y"]
     assert np.array_equal(got, y)
@@ -806,7 +815,7 @@ def test_outputs_of_any_layout_are_written(y: Any, binary: bool) -> None:
 )
 @pytest.mark.parametrize("binary", [False, True])
 def test_text_outputs_are_bytes_tensors(y: Any, binary: bool) -> None:
-    request = InferRequest("m", {}, parameters={"binary_data_output": binary})
+    request = InferRequest("m", {}, output_parameters={"": {"binary_data": binary}})
     parts, header_length = oip.encode_response(InferResponse("m", "1", {"y": y}), request)
     got = oip.decode_response(b"".join(parts), header_length=header_length).outputs["y"]
     assert got.tolist() == [b"a", "é".encode()]
@@ -827,7 +836,7 @@ def test_bf16_output_has_no_json_form() -> None:
 @pytest.mark.parametrize("y", [np.ones(1, np.complex64), objects([1, 2], (2,))])  # type: ignore[list-item]
 @pytest.mark.parametrize("binary", [False, True])
 def test_output_that_is_no_tensor_is_the_models_fault(y: Any, binary: bool) -> None:
-    request = InferRequest("m", {}, parameters={"binary_data_output": binary})
+    request = InferRequest("m", {}, output_parameters={"": {"binary_data": binary}})
     with pytest.raises(BackendError, match='output "y"'):
         oip.encode_response(InferResponse("m", "1", {"y": y}), request)
 
@@ -852,6 +861,16 @@ def test_response_parameters_are_written_and_read() -> None:
     assert got.output_parameters == {"y": {"c": "d"}}
 
 
+def test_response_parameter_that_is_no_value_is_refused() -> None:
+    response = InferResponse("m", "1", {}, parameters={"a": object()})
+    with pytest.raises(TypeError):
+        oip.encode_response(response)
+
+
+def test_empty_parameters_of_an_output_do_not_matter() -> None:
+    assert decode(with_member(outputs=[{"name": "y", "parameters": {}}])).output_parameters == {}
+
+
 # Errors
 
 
@@ -870,7 +889,41 @@ def test_body_that_is_no_error_has_no_text(body: bytes) -> None:
 def test_real_output_larger_than_one_write_survives() -> None:
     y = np.random.default_rng(0).standard_normal((64, 1000)).astype(np.float32)
     for binary in (False, True):
-        request = InferRequest("m", {}, parameters={"binary_data_output": binary})
+        request = InferRequest("m", {}, output_parameters={"": {"binary_data": binary}})
         parts, header_length = oip.encode_response(InferResponse("m", "1", {"y": y}), request)
         got = oip.decode_response(b"".join(parts), header_length=header_length)
         assert equal(got.outputs["y"], y)
+
+
+def test_codec_works_without_orjson(fresh_python: Callable[..., str]) -> None:
+    code = """
+import sys
+sys.modules["orjson"] = None
+from modelserve.codecs import _json, oip
+assert oip.loads is _json.plain_loads
+body = b'{"inputs":[{"name":"x","datatype":"INT8","shape":[2],"data":[1,2]}]}'
+request = oip.decode_request(body, model="m")
+(head,), _ = oip.encode_response(oip.InferResponse("m", "1", request.inputs))
+print(head.decode())
+"""
+    assert fresh_python(code).strip() == (
+        '{"model_name":"m","model_version":"1",'
+        '"outputs":[{"name":"x","datatype":"INT8","shape":[2],"data":[1,2]}]}'
+    )
+
+
+def test_bf16_without_its_package_is_unsupported(fresh_python: Callable[..., str]) -> None:
+    code = """
+import sys
+sys.modules["ml_dtypes"] = None
+from modelserve.codecs import oip
+from modelserve.errors import Unsupported
+head = b'{"inputs":[{"name":"x","datatype":"BF16","shape":[1],' + (
+    b'"parameters":{"binary_data_size":2}}]}'
+)
+try:
+    oip.decode_request(head + bytes(2), model="m", header_length=len(head))
+except Unsupported as error:
+    print(error)
+"""
+    assert "modelserve[bf16]" in fresh_python(code)

@@ -253,6 +253,28 @@ class Waiting:
         return inputs
 
 
+def test_waiting_outside_a_task_is_refused_clearly(caplog: pytest.LogCaptureFixture) -> None:
+    async def receive() -> Message:
+        await asyncio.sleep(0)
+        return chunk(BODY)
+
+    async def main() -> int:
+        connection = Connection()
+        done = asyncio.Event()
+
+        def step() -> None:
+            with pytest.raises(StopIteration):
+                ASGIApp(StubModel())(http_scope(), receive, connection.send).send(None)
+            done.set()
+
+        asyncio.get_running_loop().call_soon(step)
+        await done.wait()
+        return connection.status
+
+    assert asyncio.run(main()) == 500
+    assert "runs in an asyncio task" in caplog.text
+
+
 def test_lost_client_takes_its_request_back() -> None:
     seen: list[Exchange] = []
 

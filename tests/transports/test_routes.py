@@ -154,6 +154,15 @@ def test_other_path_has_none(path: str) -> None:
         Routes(StubModel()).find("POST", path)
 
 
+def test_paths_made_up_by_a_caller_are_not_all_remembered() -> None:
+    routes = Routes(StubModel())
+    for number in range(3000):
+        assert routes.find("GET", f"/v2/models/{number}").model == str(number)
+    assert routes.find("GET", "/v2/models/" + "x" * 5000).model == "x" * 5000
+    assert len(routes._found) <= 1024
+    assert max(len(path) for _, path in routes._found) < 300
+
+
 @given(st.text("/v2modelsinfer:%.", max_size=40), st.sampled_from(["GET", "POST", "PUT", ""]))
 def test_any_path_is_found_or_refused(path: str, method: str) -> None:
     reply = ask(Routes(StubModel()), method, "/v2/models/" + path)

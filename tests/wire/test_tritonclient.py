@@ -112,7 +112,7 @@ def test_all_outputs_come_binary_when_none_is_named(client: Any, stub: StubModel
     assert np.array_equal(result.as_numpy("y"), y)
     response = result.get_response()
     assert (response["id"], response["model_version"]) == ("r1", "3")
-    assert stub.requests[-1].parameters == {"binary_data_output": True}
+    assert stub.requests[-1].parameters == {}
 
 
 def test_parameters_reach_the_model(client: Any, stub: StubModel) -> None:

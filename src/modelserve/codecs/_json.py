@@ -87,11 +87,6 @@ def plain_dumps(document: Any) -> bytes:
     ).encode()
 
 
-def fast_loads(data: Buffer) -> Any:
-    """Parse with orjson."""
-    return orjson.loads(data)
-
-
 def fast_dumps(document: Any) -> bytes:
     """Write with orjson, numpy arrays included."""
     return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)

@@ -38,6 +38,7 @@ HEADER: Final = "inference-header-content-length"
 
 _DATATYPES: Final = frozenset(DATATYPES)
 _NONE: Parameters = {}
+_EVERY: Final = ""
 _MICROSECOND: Final = 1_000_000
 # A timeout beyond this (three centuries) would not survive the arithmetic of clocks.
 _MAX_TIMEOUT: Final = 10**16
@@ -50,8 +51,10 @@ def decode_request(
 
     Tensors are read-only. Binary ones of fixed element size are views of `body`, which must
     neither change nor be reused while they live; they may be unaligned. The parameters `timeout`
-    (microseconds) and `priority` become the request's deadline and priority; the others stay
-    parameters, `sequence_id` being both.
+    (microseconds) and `priority` become the request's deadline and priority, and
+    `binary_data_output` the parameter `binary_data` of the output with the empty name, which
+    stands for every output without its own: so that requests share a batch whatever their wire.
+    The others stay parameters, `sequence_id` being both.
 
     Args:
         body: The whole body, decompressed.
@@ -285,6 +288,8 @@ def _set_parameters(request: InferRequest, parameters: dict[str, Any]) -> None:
         )
     request.sequence_id = sequence_id
     _flag(parameters, "binary_data_output", "parameters")
+    if parameters.pop("binary_data_output", False):
+        request.output_parameters = {_EVERY: {"binary_data": True}}
     request.parameters = parameters
 
 
@@ -319,7 +324,7 @@ def _set_outputs(request: InferRequest, documents: Any) -> None:
     # An empty list names nothing, as Triton reads it: all outputs are wanted.
     request.outputs = names or None
     if kept:
-        request.output_parameters = kept
+        request.output_parameters = {**request.output_parameters, **kept}
 
 
 def encode_response(
@@ -328,19 +333,16 @@ def encode_response(
     """Return a response's body as buffers to write in order, and the length of its JSON part.
 
     An output goes as binary data when its own parameter `binary_data` in `request` says so, or
-    else when the request's parameter `binary_data_output` does. The length is None where none
-    does; otherwise it is the value of the header `Inference-Header-Content-Length`. The JSON part
-    is padded with spaces so that the data behind it stands at a multiple of 8.
+    else when that of the empty name does. The length is None where none goes so; otherwise it is
+    the value of the header `Inference-Header-Content-Length`. The JSON part is padded with spaces
+    so that the data behind it stands at a multiple of 8.
 
     Raises:
         InvalidInput: An output asked for in JSON has no such form.
         BackendError: An output is not a tensor of the protocol.
     """
-    default = False
-    wanted: Mapping[str, Parameters] = _NONE
-    if request is not None:
-        default = request.parameters.get("binary_data_output") is True
-        wanted = request.output_parameters
+    wanted = _NONE if request is None else request.output_parameters
+    default = wanted[_EVERY].get("binary_data", False) if _EVERY in wanted else False
     blobs: list[bytes | memoryview] = []
     outputs: list[dict[str, Any]] = []
     for name, tensor in response.outputs.items():
@@ -413,7 +415,6 @@ def encode_request(
 
 def _request_parameters(request: InferRequest, binary: bool) -> dict[str, Any]:
     parameters = dict(request.parameters)
-    parameters.pop("binary_data_output", None)
     if binary:
         parameters["binary_data_output"] = True
     if request.priority:
