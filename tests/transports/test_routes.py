@@ -520,6 +520,13 @@ def test_unknown_exception_is_an_internal_error(caplog: pytest.LogCaptureFixture
     assert "secret" in caplog.text
 
 
+def test_path_cannot_forge_a_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    stub = StubModel(name="a\nERROR forged", fail_every=1)
+    assert ask(Routes(stub), "POST", f"/v2/models/{stub.name}/infer", BODY).status == 500
+    assert "ERROR forged" in caplog.records[0].getMessage()
+    assert "\n" not in caplog.records[0].getMessage()
+
+
 def test_output_that_is_no_tensor_is_an_internal_error() -> None:
     stub = StubModel(lambda inputs: {"y": np.ones(1, np.complex64)})
     assert ask(Routes(stub), "POST", INFER, BODY).status == 500

@@ -297,9 +297,9 @@ class Routes:
             what = "the model failed" if isinstance(error, BackendError) else "internal error"
             text = f"{what}; request id {request.id}"
             _LOG.error(
-                "%s %s failed, request id %s",
+                "%s %r failed, request id %s",
                 request.method,
-                request.path,
+                request.path[:200],
                 request.id,
                 exc_info=error,
             )
