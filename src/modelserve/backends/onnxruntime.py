@@ -98,8 +98,8 @@ class InferenceSession:
         ValueError: A provider or option is unknown.
 
     Example:
-        >>> session = InferenceSession("iris.onnx")  # doctest: +SKIP
-        >>> session.run({"x": np.zeros((1, 4), np.float32)})["y"].shape  # doctest: +SKIP
+        >>> session = InferenceSession("iris.onnx")
+        >>> session.run({"x": np.zeros((1, 4), np.float32)})["y"].shape
         (1, 3)
     """
 
