@@ -320,7 +320,8 @@ class LocalStore:
         versions = self._versions(directory)
         if not versions:
             return ()
-        paths = [*_CONFIGS, *versions, *(f"{version}/{_MODEL}" for version in versions)]
+        files = (file for version in versions for file in _files_by_hand(directory, version))
+        paths = [*_CONFIGS, *versions, *files]
         return tuple((path, *_times(directory / path)) for path in paths)
 
     def _directory(self, model: str) -> Path:
@@ -421,6 +422,17 @@ def _times(path: Path) -> tuple[int, ...]:
     except OSError:
         return ()
     return (found.st_ino, found.st_mtime_ns, found.st_size)
+
+
+def _files_by_hand(directory: Path, version: str) -> list[str]:
+    """List what may still be growing: the files of a version that was not published as a whole."""
+    if (directory / version / _MANIFEST).is_file():
+        return [f"{version}/{_MODEL}"]
+    return sorted(
+        os.path.relpath(os.path.join(parent, name), directory)
+        for parent, _, names in os.walk(directory / version)
+        for name in names
+    )
 
 
 def _json(value: Mapping[str, Any]) -> bytes:
