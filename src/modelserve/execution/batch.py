@@ -5,6 +5,7 @@ No queueing and no threads here: `run_batch` is called where the batcher decided
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Mapping, Sequence
 from time import perf_counter
@@ -12,7 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from modelserve.errors import BackendError, ClientError, InvalidInput, ServeError
+from modelserve.errors import BackendError, InvalidInput, ServeError
 from modelserve.execution.queue import Pending
 from modelserve.messages import Context, RequestInfo
 from modelserve.protocols import Backend, Traits
@@ -66,7 +67,7 @@ def run_batch(batch: Batch, backend: Backend, traits: Traits) -> float:
         _split(batch, outputs)
     except Exception as error:
         took = perf_counter() - started
-        if traits.repeatable and len(batch.entries) > 1 and not isinstance(error, ClientError):
+        if traits.repeatable and len(batch.entries) > 1 and not _everyones(error):
             _bisect(batch, backend, traits, budget=[_BISECT_LIMIT])
         else:
             fail_batch(batch, error)
@@ -157,8 +158,8 @@ def _split(batch: Batch, outputs: Mapping[str, Any]) -> None:
 
 
 def _column(name: str, value: Any, rows: int) -> Any:
-    """Return an output as something to slice: an array, or a list where single rows failed."""
-    if not (type(value) is list and any(isinstance(row, Exception) for row in value)):
+    """Return an output as something to slice: an array, or the list of rows it came as."""
+    if type(value) is not list:
         value = _array(name, value)
     size = len(value) if type(value) is list or value.ndim else -1
     if size != rows:
@@ -170,11 +171,19 @@ def _column(name: str, value: Any, rows: int) -> Any:
 
 
 def _whole(name: str, value: Any, rows: int | None) -> Any:
-    """Return an output of one request as an array, or the first exception among its rows."""
+    """Return an output of one request as an array, or the first exception among its rows.
+
+    A list becomes an array here, and not with its neighbours: their datatypes and shapes must not
+    matter to it.
+    """
     if type(value) is list:
         for row in value:
             if isinstance(row, Exception):
                 return row
+        try:
+            value = _array(name, value)
+        except BackendError as error:
+            return error
     return _array(name, value) if rows is None else _column(name, value, rows)
 
 
@@ -184,7 +193,12 @@ def _array(name: str, value: Any) -> Tensor:
     elif hasattr(value, "__dlpack__") and hasattr(value, "dtype"):
         return value
     else:
-        array = np.asarray(value)
+        try:
+            array = np.asarray(value)
+            if array.dtype.kind in "SU":  # numpy's own text types cut off NUL bytes at the end
+                array = np.asarray(value, np.object_)
+        except (ValueError, TypeError) as error:  # e.g. rows of different shapes
+            raise BackendError(f'output "{name}": {error}') from error
     if array.dtype.kind in "biuf":
         return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
     try:
@@ -235,10 +249,26 @@ def fail_batch(batch: Batch, error: BaseException) -> None:
             batch.rows,
             exc_info=error,
         )
-    for entry in batch.entries:
+    for number, entry in enumerate(batch.entries):
         entry.outputs = None
         # One exception object each: it collects the traceback of every place it is raised in.
-        entry.error = _classified(error, batch.model)
+        entry.error = _classified(_copied(error) if number else error, batch.model)
+
+
+def _everyones(error: Exception) -> bool:
+    # Requests that share a batch ask for the same outputs.
+    return isinstance(error, InvalidInput) and error.path == "outputs"
+
+
+def _copied(error: BaseException) -> BaseException:
+    if not isinstance(error, ServeError):
+        return error  # each gets a BackendError of its own around it
+    try:
+        other = copy.copy(error)
+    except TypeError:  # a class of the user's own, made from something else than its text
+        return error
+    other.__cause__ = error.__cause__
+    return other
 
 
 def _bisect(batch: Batch, backend: Backend, traits: Traits, *, budget: list[int]) -> None:

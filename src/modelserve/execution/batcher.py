@@ -21,8 +21,9 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from functools import partial
 from time import monotonic, perf_counter
 from typing import Any, Final
@@ -31,7 +32,7 @@ import numpy as np
 
 from modelserve.errors import BackendError, DeadlineExceeded, ModelNotReady
 from modelserve.execution.batch import Batch, arun_batch, fail_batch, run_batch
-from modelserve.execution.lanes import Lane, LoopThread, WorkerThread
+from modelserve.execution.lanes import Lane, LoopThread, Run, WorkerThread
 from modelserve.execution.queue import Pending, PendingQueue
 from modelserve.execution.service_time import ServiceTime
 from modelserve.messages import InferRequest
@@ -47,9 +48,9 @@ _log = logging.getLogger("modelserve.execution")
 _INLINE_BELOW: Final = 100e-6
 _INLINE_UNTIL: Final = 200e-6
 
-# Batchers whose user code the present thread or task runs in: what waits there for a lane of one
-# of them would wait for itself.
-_chain: ContextVar[tuple[AdaptiveBatcher, ...]] = ContextVar("modelserve_chain", default=())
+# Runs whose user code the present thread or task is in: what waits there for their lanes would
+# wait for itself.
+_chain: ContextVar[tuple[Run, ...]] = ContextVar("modelserve_chain", default=())
 
 
 class BatcherClosed(Exception):
@@ -128,12 +129,15 @@ class AdaptiveBatcher:
         clock: Time by which deadlines are judged, in seconds.
 
     Example:
-        >>> from modelserve.testing import StubModel
-        >>> batcher = AdaptiveBatcher([StubModel().backend()], max_batch_size=8)
+        >>> from modelserve.backends.python import PythonBackend
+        >>> from modelserve.tensors import TensorSpec
+        >>> double = PythonBackend(lambda x: x * 2, inputs=[TensorSpec("x", "FP32", (-1, 4))])
+        >>> batcher = AdaptiveBatcher([double], max_batch_size=8)
         >>> x = {"x": np.ones((2, 4), np.float32)}
-        >>> batcher.submit_blocking(InferRequest("stub", x), x, rows=2)["y"].shape
+        >>> batcher.submit_blocking(InferRequest("double", x), x, rows=2)["output"].shape
         (2, 4)
         >>> batcher.close()
+        True
     """
 
     def __init__(
@@ -179,6 +183,7 @@ class AdaptiveBatcher:
         self._running = 0
         self._closed = False
         self._abandoned = False
+        self._released = False
         self._drained = threading.Event()
 
     def _make_lanes(self) -> list[Lane]:
@@ -246,19 +251,18 @@ class AdaptiveBatcher:
         pending.port = port
         port.arrivals += 1
         future = pending.future = loop.create_future()
-        timer = None
-        if pending.deadline is not None:
-            left = self._check_deadline(pending)
-            timer = loop.call_later(left, self._expire, pending)
-        lane = None
+        left = None if pending.deadline is None else self._check_deadline(pending)
+        lane = self._lane_of(pending.chain) if pending.chain else None
         with self._lock:
-            if pending.chain and self in pending.chain and not self._idle:
-                lane = self._lanes[0]
-            else:
+            if lane is None or (self._idle and not self._closed):
+                lane = None
                 self._admit(pending)
                 if self._idle and not port.flushing:
                     port.flushing = True
                     loop.call_soon(port.flush)
+        timer = None
+        if left is not None and lane is None:
+            timer = loop.call_later(left, self._expire, pending)
         try:
             if lane is not None:
                 return await self._run_nested(lane, pending)
@@ -274,17 +278,25 @@ class AdaptiveBatcher:
     def submit_blocking(
         self, request: InferRequest, inputs: Mapping[str, Tensor], rows: int
     ) -> Mapping[str, Tensor]:
-        """Do as `submit`, for a thread; runs the model on this thread where it may."""
+        """Do as `submit`, for a thread; runs the model on this thread where it may.
+
+        Raises:
+            BackendError: Also when a coroutine of a model calls this: it would hold the loop that
+                answers, so it has to await `submit`.
+        """
         pending = Pending(
             request, inputs, rows, self._key(request, inputs), perf_counter(), _chain.get()
         )
+        if pending.chain and not self.traits.inline:
+            self._check_thread(pending.chain)
         if pending.deadline is not None:
             self._check_deadline(pending)
+        own = self._lane_of(pending.chain) if pending.chain else None
         gate = pending.gate = threading.Lock()
         gate.acquire()
         lane: Lane | None = None
         batch: Batch | None = None
-        nested = False
+        nested: Lane | None = None
         with self._lock:
             if self._idle and not self._closed:
                 if self._queue:
@@ -295,12 +307,12 @@ class AdaptiveBatcher:
                 if batch is not None:
                     lane = self._idle.pop()
                     self._running += 1
-            elif pending.chain and self in pending.chain:
-                nested = True
+            elif own is not None:
+                nested = own
             else:
                 self._admit(pending)
-        if nested:
-            self._run_nested_blocking(pending)
+        if nested is not None:
+            self._run_nested_blocking(nested, pending)
         elif batch is not None and lane is not None:
             if self.traits.inline:
                 self._run_here(lane, batch)
@@ -334,11 +346,13 @@ class AdaptiveBatcher:
         answered = self._drained.wait(drain)
         with self._lock:
             left = self._queue.drain()
-            self._abandoned = self._running > 0
+            mine = not self._released and not self._running
+            self._released = self._released or mine
+            self._abandoned = not self._released
         for entry in left:
             entry.error = ModelNotReady(f'model "{self.model}" version {self.version} was unloaded')
         self._deliver(left, None)
-        if not self._abandoned:
+        if mine:
             self._release()
         return answered
 
@@ -388,6 +402,20 @@ class AdaptiveBatcher:
         if self._closed:
             raise BatcherClosed
         self._queue.push(pending, model=self.model)
+
+    def _lane_of(self, chain: tuple[Run, ...]) -> Lane | None:
+        """Return the lane of this batcher that waits for what `chain` asks, if there is one."""
+        for run in reversed(chain):
+            if run.active and run.lane in self._lanes:
+                return run.lane
+        return None
+
+    def _check_thread(self, chain: tuple[Run, ...]) -> None:
+        if any(run.lane.loop is not None and run.lane.loop.here for run in chain):
+            raise BackendError(
+                f'model "{self.model}" was asked by a coroutine with the blocking predict, which '
+                "holds the loop that answers; await infer instead"
+            )
 
     def _check_deadline(self, pending: Pending) -> float:
         assert pending.deadline is not None
@@ -519,10 +547,19 @@ class AdaptiveBatcher:
                 self._start(lane, following)
 
     def _start(self, lane: Lane, batch: Batch) -> None:
-        if lane.loop is not None:
-            lane.loop.submit(partial(self._work_async, lane, batch))
-        else:
-            lane.worker.submit(partial(self._work, lane, batch))
+        following: Batch | None = batch
+        while following is not None:
+            try:
+                if lane.loop is not None:
+                    lane.loop.submit(partial(self._work_async, lane, following))
+                else:
+                    lane.worker.submit(partial(self._work, lane, following))
+            except RuntimeError as error:  # the process cannot start a thread any more
+                fail_batch(following, error)
+                self._deliver(following.entries, None)
+                following = self._next(lane)
+            else:
+                return
 
     def _work(self, lane: Lane, batch: Batch | None) -> None:
         """Run batches on the lane's thread until none waits."""
@@ -537,11 +574,13 @@ class AdaptiveBatcher:
 
     async def _work_async(self, lane: Lane, batch: Batch | None) -> None:
         while batch is not None:
-            token = _chain.set(_merged(batch, self))
+            run = Run(lane)
+            token = _chain.set(_merged(batch, run))
             try:
                 await arun_batch(batch, lane.backend, self.traits)
             except BaseException as error:  # a CancelledError of user code's own making included
                 fail_batch(batch, error)
+            run.active = False
             _chain.reset(token)
             self._deliver(batch.entries, None)
             batch = self._next(lane)
@@ -571,7 +610,8 @@ class AdaptiveBatcher:
         return batch
 
     def _run(self, lane: Lane, batch: Batch) -> None:
-        token = None if self.traits.inline else _chain.set(_merged(batch, self))
+        run = None if self.traits.inline else Run(lane)
+        token = None if run is None else _chain.set(_merged(batch, run))
         try:
             took = run_batch(batch, lane.backend, self.traits)
             self.service_time.update(batch.rows, took)
@@ -579,29 +619,46 @@ class AdaptiveBatcher:
             fail_batch(batch, error)
             raise
         finally:
-            if token is not None:
+            if run is not None and token is not None:
+                run.active = False
                 _chain.reset(token)
 
     async def _run_nested(self, lane: Lane, pending: Pending) -> Mapping[str, Tensor]:
+        """Run what the lane's own code asked for, on its backend, which waits for it."""
         batch = self._batch([pending], pending.rows, "nested")
-        if self.traits.asynchronous:
-            await arun_batch(batch, lane.backend, self.traits)
+        if lane.loop is not None:
+            if lane.loop.here:
+                await arun_batch(batch, lane.backend, self.traits)
+            else:
+                coroutine = arun_batch(batch, lane.backend, self.traits)
+                there = lane.loop.loop()
+                await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, there))
         else:
-            run_batch(batch, lane.backend, self.traits)
+            # A function blocks, and may start a loop of its own: it cannot run on this one.
+            executor = ThreadPoolExecutor(1, f"modelserve-{self.model}-nested")
+            try:
+                call = partial(copy_context().run, self._run_guest, lane, batch)
+                await asyncio.get_running_loop().run_in_executor(executor, call)
+            finally:
+                executor.shutdown(wait=False)
         if pending.error is not None:
             raise pending.error
         assert pending.outputs is not None
         return pending.outputs
 
-    def _run_nested_blocking(self, pending: Pending) -> None:
-        if self.traits.asynchronous:
-            raise BackendError(
-                f'model "{self.model}": its coroutine called predict on itself, which blocks the '
-                "loop it runs on; await infer instead"
-            )
+    def _run_nested_blocking(self, lane: Lane, pending: Pending) -> None:
         batch = self._batch([pending], pending.rows, "nested")
-        run_batch(batch, self._lanes[0].backend, self.traits)
+        if lane.loop is not None:
+            lane.loop.call(partial(arun_batch, batch, lane.backend, self.traits))
+        else:
+            self._run_guest(lane, batch)
         pending.settle()
+
+    def _run_guest(self, lane: Lane, batch: Batch) -> None:
+        try:
+            run_batch(batch, lane.backend, self.traits)
+        except BaseException as error:  # SystemExit and the like are the model's failure here too
+            fail_batch(batch, error)
 
     def _deliver(self, entries: Sequence[Pending], here: LoopPort | None) -> LoopPort | None:
         """Wake everyone: directly where allowed, else with one wake-up per event loop.
@@ -631,6 +688,7 @@ class AdaptiveBatcher:
             self._drained.set()
             if self._abandoned:
                 self._abandoned = False
+                self._released = True
                 threading.Thread(target=self._release, daemon=True).start()
 
     def _release(self) -> None:
@@ -659,9 +717,9 @@ async def _aclose(backend: Backend) -> None:
         await closing
 
 
-def _merged(batch: Batch, batcher: AdaptiveBatcher) -> tuple[AdaptiveBatcher, ...]:
-    chain: tuple[Any, ...] = ()
+def _merged(batch: Batch, run: Run) -> tuple[Run, ...]:
+    chain: tuple[Run, ...] = ()
     for entry in batch.entries:
         if entry.chain:
-            chain += tuple(b for b in entry.chain if b not in chain)
-    return (*chain, batcher)
+            chain += tuple(known for known in entry.chain if known not in chain)
+    return (*chain, run)

@@ -1,19 +1,28 @@
 """Lanes: the places where batches run. A lane runs one batch at a time.
 
-A lane's thread or event loop is started when first needed and never keeps its batcher alive.
+A lane's thread or event loop is started when first needed, never keeps its batcher alive, and ends
+with it: when it is stopped, or when nobody refers to it any more.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
+import weakref
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, Final
 
 from modelserve.protocols import Backend, Traits
 
-__all__ = ["Lane", "LoopThread", "WorkerThread"]
+__all__ = ["Lane", "LoopThread", "Run", "WorkerThread"]
+
+_log = logging.getLogger("modelserve.execution")
+
+_LAST_STEPS: Final = 5.0
+"""Seconds that coroutines cancelled at the end have to clean up."""
 
 
 class WorkerThread:
@@ -41,6 +50,7 @@ class WorkerThread:
                         target=_work, args=(self._jobs,), name=self.name, daemon=True
                     )
                     self._thread.start()
+                    weakref.finalize(self, self._jobs.put, None).atexit = False
         self._jobs.put(job)
 
     def call(self, function: Callable[[], Any]) -> Any:
@@ -81,20 +91,31 @@ class LoopThread:
     def __init__(self, name: str) -> None:
         self.name = name
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._ended = threading.Event()
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
+
+    @property
+    def here(self) -> bool:
+        """Whether the calling code runs on this thread."""
+        return self._thread is threading.current_thread()
 
     def loop(self) -> asyncio.AbstractEventLoop:
         """Return the running loop."""
         with self._starting:
             if self._loop is None or self._thread is None or not self._thread.is_alive():
-                self._loop = asyncio.new_event_loop()
+                self._loop, self._ended = asyncio.new_event_loop(), threading.Event()
                 self._thread = threading.Thread(
-                    target=_run_loop, args=(self._loop,), name=self.name, daemon=True
+                    target=_run_loop, args=(self._loop, self._ended), name=self.name, daemon=True
                 )
                 self._thread.start()
+                weakref.finalize(self, _end_loop, self._loop, self._ended).atexit = False
             return self._loop
+
+    def serves(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Tell whether `loop` is the present one and was not stopped."""
+        return self._loop is loop
 
     def submit(self, start: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run the coroutine `start()` makes; it must not raise."""
@@ -117,20 +138,44 @@ class LoopThread:
         with self._starting:
             loop, self._loop = self._loop, None
         if loop is not None:
-            loop.call_soon_threadsafe(loop.stop)
+            _end_loop(loop, self._ended)
 
 
-def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
+def _end_loop(loop: asyncio.AbstractEventLoop, ended: threading.Event) -> None:
+    ended.set()
+    with suppress(RuntimeError):  # closed already
+        loop.call_soon_threadsafe(loop.stop)
+
+
+def _run_loop(loop: asyncio.AbstractEventLoop, ended: threading.Event) -> None:
     asyncio.set_event_loop(loop)
     try:
-        loop.run_forever()
-        for task in asyncio.all_tasks(loop):
-            task.cancel()
+        while True:
+            try:
+                loop.run_forever()
+            except (KeyboardInterrupt, SystemExit):
+                # Raised in a task of the user's own; the others' requests go on.
+                _log.exception("a task of user code tried to end the process")
+                if ended.is_set():  # its `stop` may have been in the turn that was cut short
+                    loop.call_soon(loop.stop)
+            else:
+                if ended.is_set():
+                    break
+        loop.run_until_complete(_finish())
         loop.run_until_complete(loop.shutdown_asyncgens())
-        # One more turn, in which the cancelled tasks end.
-        loop.run_until_complete(asyncio.sleep(0))
     finally:
         loop.close()
+
+
+async def _finish() -> None:
+    """Cancel what runs, and what is begun by those who were waiting for it."""
+    for _ in range(3):
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        if others:
+            await asyncio.wait(others, timeout=_LAST_STEPS)
+        await asyncio.sleep(0)
 
 
 class Lane:
@@ -152,3 +197,14 @@ class Lane:
         self.traits = traits
         self.worker = worker
         self.loop = loop
+
+
+class Run:
+    """One batch in user code: what that code asks for in turn must not wait for its lane."""
+
+    __slots__ = ("active", "lane")
+
+    def __init__(self, lane: Lane) -> None:
+        self.lane = lane
+        self.active = True
+        """False once the code returned; a task it left behind may still know this run."""

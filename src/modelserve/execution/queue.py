@@ -17,7 +17,8 @@ from modelserve.messages import InferRequest
 from modelserve.tensors import Tensor
 
 if TYPE_CHECKING:
-    from modelserve.execution.batcher import AdaptiveBatcher, LoopPort
+    from modelserve.execution.batcher import LoopPort
+    from modelserve.execution.lanes import Run
 
 __all__ = ["DEFAULT_PRIORITY", "Pending", "PendingQueue"]
 
@@ -57,7 +58,7 @@ class Pending:
         rows: int,
         key: Hashable,
         enqueued: float,
-        chain: tuple[AdaptiveBatcher, ...],
+        chain: tuple[Run, ...],
     ) -> None:
         self.request = request
         self.inputs = inputs
@@ -65,7 +66,7 @@ class Pending:
         self.key = key
         self.enqueued = enqueued
         self.chain = chain
-        """Batchers whose user code this request was made from."""
+        """Runs whose user code this request was made from, the outermost first."""
         self.deadline = request.deadline
         self.order = 0
         self.size = 0
@@ -76,6 +77,14 @@ class Pending:
         self.port: LoopPort | None = None
         self.future: asyncio.Future[Mapping[str, Tensor]] | None = None
         self.gate: threading.Lock | None = None
+
+    @property
+    def left(self) -> bool:
+        """Whether its coroutine waits no longer: cancelled in this very turn, or its loop ended."""
+        future = self.future
+        if future is None or self.port is None:
+            return False
+        return future.done() or self.port.loop.is_closed()
 
     def settle(self) -> None:
         """Wake the waiter with what is there. For a coroutine: on its own loop's thread only."""
@@ -120,6 +129,8 @@ class PendingQueue:
         size = 0
         for tensor in pending.inputs.values():
             size += tensor.nbytes
+            if tensor.dtype == object:  # BYTES: the array itself holds pointers
+                size += sum(map(len, tensor.ravel().tolist()))
         if self._count >= self.max_requests:
             raise QueueFull(
                 f'model "{model}": {self._count} requests wait already (max_queue_size '
@@ -168,7 +179,8 @@ class PendingQueue:
             now: Time by the deadlines' clock.
 
         Returns:
-            Entries of the batch, its rows, and entries found past their deadline. The batch is
+            Entries of the batch, its rows, and entries that nobody waits for any
+            more, their deadlines being past or their callers gone. The batch is
             empty where nothing (alive) waits.
         """
         expired: list[Pending] = []
@@ -219,9 +231,7 @@ def _fill(
     rows = 0
     used = 0
     for pending in group:
-        if (pending.deadline is not None and pending.deadline <= now) or (
-            pending.port is not None and pending.port.loop.is_closed()
-        ):
+        if (pending.deadline is not None and pending.deadline <= now) or pending.left:
             expired.append(pending)
         elif batch and rows + pending.rows > max_rows:
             break

@@ -7,17 +7,29 @@ holds it, and a reader that leaves stops it. Streams are not batched.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Iterator,
+    Mapping,
+)
+from concurrent.futures import CancelledError, Future
+from contextlib import suppress
 from typing import Any
 
-from modelserve.errors import ModelNotReady
+from modelserve.errors import BackendError, Cancelled, ModelNotReady, ServeError
 from modelserve.execution.lanes import LoopThread, WorkerThread
 from modelserve.protocols import Traits
 from modelserve.tensors import Tensor
 
 __all__ = ["StreamSlots", "open_stream"]
+
+_log = logging.getLogger("modelserve.execution")
 
 _END = object()
 
@@ -36,7 +48,7 @@ class StreamSlots:
         self._active = 0
         self._closed = False
         self._model = model
-        self._waiting: deque[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = deque()
+        self._waiting: deque[_Waiter] = deque()
         self._drained = threading.Event()
 
     @property
@@ -58,16 +70,15 @@ class StreamSlots:
                 self._free -= 1
                 self._active += 1
                 return
-            future = loop.create_future()
-            self._waiting.append((loop, future))
+            waiter = _Waiter(loop)
+            self._waiting.append(waiter)
         try:
-            await future
+            await waiter.future
         except BaseException:
             with self._lock:
-                granted = (loop, future) not in self._waiting
-                if not granted:
-                    self._waiting.remove((loop, future))
-            if granted and future.done() and not future.cancelled() and not future.exception():
+                if waiter in self._waiting:
+                    self._waiting.remove(waiter)
+            if waiter.granted:  # given in the same turn in which the caller left
                 self.release()
             raise
 
@@ -77,8 +88,7 @@ class StreamSlots:
             self._active -= 1
             self._free += 1
             while self._free and self._waiting:
-                loop, future = self._waiting.popleft()
-                if self._wake(loop, future, None):
+                if self._waiting.popleft().wake(None):
                     self._free -= 1
                     self._active += 1
             if self._closed and not self._active:
@@ -90,30 +100,38 @@ class StreamSlots:
             self._closed = True
             refusal = ModelNotReady(f'model "{self._model}" is being unloaded')
             while self._waiting:
-                self._wake(*self._waiting.popleft(), refusal)
+                self._waiting.popleft().wake(refusal)
             if not self._active:
                 return True
         return self._drained.wait(drain)
 
-    @staticmethod
-    def _wake(
-        loop: asyncio.AbstractEventLoop,
-        future: asyncio.Future[None],
-        error: Exception | None,
-    ) -> bool:
-        def settle() -> None:
-            if future.done():
-                return
-            if error is None:
-                future.set_result(None)
-            else:
-                future.set_exception(error)
 
+class _Waiter:
+    """One caller in line for a slot."""
+
+    __slots__ = ("future", "granted", "loop")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.future: asyncio.Future[None] = loop.create_future()
+        self.granted = False
+
+    def wake(self, error: Exception | None) -> bool:
+        """Grant the slot, or refuse it; returns whether there is anyone to be told."""
         try:
-            loop.call_soon_threadsafe(settle)
+            self.loop.call_soon_threadsafe(self._settle, error)
         except RuntimeError:
             return False  # its loop is gone, and with it whoever waited
+        self.granted = error is None
         return True
+
+    def _settle(self, error: Exception | None) -> None:
+        if self.future.done():
+            return
+        if error is None:
+            self.future.set_result(None)
+        else:
+            self.future.set_exception(error)
 
 
 async def open_stream(
@@ -131,32 +149,65 @@ async def open_stream(
         inputs: One request's tensors, or those of many where `traits.takes_stream`.
         context: The `Context`, passed on where `traits.context`.
         loop_thread: Where asynchronous generators run.
+
+    Raises:
+        ServeError: As raised by the generator; anything else it raises is a `BackendError`.
     """
     if traits.asynchronous:
         assert loop_thread is not None
-        async for item in _from_loop(backend, traits, inputs, context, loop_thread):
+        stream = _from_loop(backend, traits, inputs, context, loop_thread)
+    else:
+        stream = _from_thread(backend, traits, inputs, context)
+    try:
+        async for item in stream:
             yield item
-        return
+    finally:
+        await stream.aclose()
+
+
+async def _from_thread(
+    backend: Any, traits: Traits, inputs: Any, context: Any
+) -> AsyncGenerator[Mapping[str, Any], None]:
+    """Run a generator on a thread of its own and read it from the caller's loop."""
     worker = WorkerThread("modelserve-stream")
     caller = asyncio.get_running_loop()
-    source: Any = _pull(inputs, caller) if isinstance(inputs, AsyncIterable) else inputs
+    pull = _Pull(inputs, caller) if isinstance(inputs, AsyncIterable) else None
+    source: Any = inputs if pull is None else iter(pull)
     arguments = (source, context) if traits.context else (source,)
-    generator = backend.stream(*arguments)
+    generator: Any = None
+
+    def advance() -> Any:
+        nonlocal generator
+        if generator is None:
+            generator = backend.stream(*arguments)
+        return next(generator, _END)
+
+    def end() -> None:
+        close = getattr(generator, "close", None)
+        try:
+            if close is not None:
+                close()
+        except BaseException:
+            _log.exception("a stream's generator failed when it was closed")
+
     try:
         while True:
-            item = await _on_worker(worker, caller, generator)
+            item = await _on_worker(worker, caller, advance)
             if item is _END:
                 return
             yield item
     finally:
-        worker.submit(generator.close)
-        worker.stop()
+        if pull is not None:
+            pull.cancel()
+        if worker.started:
+            worker.submit(end)
+            worker.stop()
 
 
 async def _on_worker(
-    worker: WorkerThread, loop: asyncio.AbstractEventLoop, generator: Iterator[Any]
+    worker: WorkerThread, loop: asyncio.AbstractEventLoop, step: Callable[[], Any]
 ) -> Any:
-    """Advance a generator by one on its thread."""
+    """Do one step on the thread and return what it returns."""
     future: asyncio.Future[Any] = loop.create_future()
 
     def settle(value: Any, error: BaseException | None) -> None:
@@ -166,33 +217,62 @@ async def _on_worker(
             else:
                 future.set_exception(error)
 
-    def advance() -> None:
+    def job() -> None:
         value, failure = None, None
         try:
-            value = next(generator, _END)
-        except Exception as error:  # the boundary around user code
-            failure = error
-        if not loop.is_closed():
+            value = step()
+        except BaseException as error:  # the boundary around user code
+            failure = _classified(error)
+        with suppress(RuntimeError):  # the reader's loop is closed: nobody is left to be told
             loop.call_soon_threadsafe(settle, value, failure)
 
-    worker.submit(advance)
+    worker.submit(job)
     return await future
 
 
-def _pull(
-    requests: AsyncIterable[Mapping[str, Tensor]], loop: asyncio.AbstractEventLoop
-) -> Iterator[Mapping[str, Tensor]]:
-    """Read an asynchronous iterator of the caller's loop from a generator's thread."""
-    iterator = aiter(requests)
+def _classified(error: BaseException) -> ServeError:
+    if isinstance(error, ServeError):
+        return error
+    failure = BackendError(f"the stream failed: {type(error).__name__}: {error}")
+    failure.__cause__ = error
+    return failure
 
-    async def step() -> Any:
-        return await anext(iterator, _END)
 
-    while True:
-        item = asyncio.run_coroutine_threadsafe(step(), loop).result()
-        if item is _END:
-            return
-        yield item
+class _Pull:
+    """Reads an asynchronous iterator of the caller's loop from a generator's thread."""
+
+    def __init__(
+        self, requests: AsyncIterable[Mapping[str, Tensor]], loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self._iterator = aiter(requests)
+        self._loop = loop
+        self._lock = threading.Lock()
+        self._cancelled = False
+        self._pending: Future[Any] | None = None
+
+    def __iter__(self) -> Iterator[Mapping[str, Tensor]]:
+        while True:
+            with self._lock:
+                if self._cancelled:
+                    raise Cancelled("the reader of the stream left")
+                self._pending = asyncio.run_coroutine_threadsafe(self._step(), self._loop)
+            try:
+                item = self._pending.result()
+            except CancelledError:
+                raise Cancelled("the reader of the stream left") from None
+            if item is _END:
+                return
+            yield item
+
+    async def _step(self) -> Any:
+        return await anext(self._iterator, _END)
+
+    def cancel(self) -> None:
+        """Let the generator wait no longer: who would read its answers has left."""
+        with self._lock:
+            self._cancelled = True
+            if self._pending is not None:
+                self._pending.cancel()
 
 
 async def _across(
@@ -213,7 +293,7 @@ async def _across(
 
 async def _from_loop(
     backend: Any, traits: Traits, inputs: Any, context: Any, loop_thread: LoopThread
-) -> AsyncIterator[Any]:
+) -> AsyncGenerator[Mapping[str, Any], None]:
     """Run an asynchronous generator on its own loop and read it from the caller's."""
     here = asyncio.get_running_loop()
     there = loop_thread.loop()
@@ -223,19 +303,39 @@ async def _from_loop(
 
     turn = asyncio.Lock()  # a cancelled step may still be cleaning up when the generator is closed
 
-    async def step() -> Any:
+    async def step() -> tuple[Any, ServeError | None]:
         async with turn:
-            return await anext(generator, _END)
+            try:
+                return await anext(generator, _END), None
+            except asyncio.CancelledError as error:
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    raise  # the reader left
+                return None, _classified(error)
+            except BaseException as error:  # the boundary around user code
+                return None, _classified(error)
 
     async def close() -> None:
         async with turn:
-            await generator.aclose()
+            try:
+                await generator.aclose()
+            except Exception:
+                _log.exception("a stream's generator failed when it was closed")
 
     try:
         while True:
-            item = await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(step(), there))
+            future = asyncio.run_coroutine_threadsafe(step(), there)
+            try:
+                item, failure = await asyncio.wrap_future(future)
+            except asyncio.CancelledError:
+                if loop_thread.serves(there):
+                    raise
+                raise ModelNotReady("the model was unloaded during the stream") from None
+            if failure is not None:
+                raise failure
             if item is _END:
                 return
             yield item
     finally:
-        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(close(), there))
+        if loop_thread.serves(there):  # else the end of the loop closed it
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(close(), there))
