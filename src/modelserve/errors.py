@@ -197,9 +197,13 @@ class BackendError(ServeError):
 
 
 class LoadError(ServeError):
-    """A model could not be loaded, published or unloaded."""
+    """A model could not be loaded, published or unloaded.
+
+    The text names no paths of this machine: whoever may load a model may read why it failed.
+    """
 
     grpc = "FAILED_PRECONDITION"
+    public = True
 
 
 class IntegrityError(LoadError):

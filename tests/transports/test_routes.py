@@ -469,6 +469,7 @@ def test_input_that_does_not_fit_the_signature_is_told_where() -> None:
         (QueueFull("a"), 503, "RESOURCE_EXHAUSTED"),
         (Overloaded("a"), 503, "RESOURCE_EXHAUSTED"),
         (DeadlineExceeded("a"), 504, "DEADLINE_EXCEEDED"),
+        (LoadError("a"), 500, "FAILED_PRECONDITION"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else str(value),
 )
@@ -494,7 +495,6 @@ def test_retry_after_is_whole_seconds(retry_after: float | None, sent: str | Non
     ("error", "text"),
     [
         (BackendError("secret"), "the model failed; request id r1"),
-        (LoadError("secret"), "internal error; request id r1"),
         (ServeError("secret"), "internal error; request id r1"),
     ],
 )
