@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import threading
+import types
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
-from typing import Any, Generic, ParamSpec, TypeVar, overload
+from typing import Any, Final, Generic, ParamSpec, TypeVar, overload
 
+from modelserve.backends.functions import name_of
 from modelserve.backends.python import PythonBackend
-from modelserve.messages import InferRequest, InferResponse
+from modelserve.messages import Exchange, InferRequest, InferResponse
+from modelserve.observe.metrics import Metrics
 from modelserve.protocols import VersionInfo
 from modelserve.repository.repository import ModelRepository
 from modelserve.tensors import Signature, Tensor, TensorSpec
@@ -17,37 +21,66 @@ __all__ = ["Model", "model"]
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
+_ROWS: Final = 64
 
 
 class Model(Generic[_P, _R]):
     """A predict function with a name and a signature; made by `model`.
 
     Called, it is the function itself. It is a `Servable` and a `Catalog`, so it can be mounted
-    without a repository; the first request makes one that holds just this model.
+    without a repository: it has one of its own, into which it is loaded by the first request.
 
     Attributes:
         name: Name of the model.
-        signature: What it takes and gives.
+        signature: What it takes and gives, as far as it is declared.
         model_options: How a repository runs it where `add` does not say.
+
+    Example:
+        >>> @model
+        ... def celsius(fahrenheit: float) -> float:
+        ...     return (fahrenheit - 32) / 1.8
+        >>> celsius(212.0)
+        100.0
+        >>> celsius.predict([32.0, 212.0])
+        {'output': array([  0., 100.])}
+        >>> celsius.close()
     """
 
     def __init__(
         self,
         function: Callable[_P, _R],
         *,
-        name: str,
-        model_options: Mapping[str, Any],
+        name: str | None = None,
+        max_batch_size: int | None = None,
+        instances: int = 1,
         **declared: Any,
     ) -> None:
-        functools.update_wrapper(self, function)
+        # The function's name, text and signature; not its attributes, which might hide the model's.
+        functools.update_wrapper(self, function, updated=())
         self._function = function
-        self.name = name
-        self.model_options = dict(model_options)
         self._declared = declared
         # Made here, so that a wrong declaration fails where it stands and not in the first request.
-        self.signature: Signature = self.backend(0).signature
+        backend = self.backend(0)
+        self.name = _name(function) if name is None else name
+        self.signature: Signature = backend.signature
+        if max_batch_size is None:
+            max_batch_size = _ROWS if backend.per_row else 0
+        if not isinstance(self.name, str) or not self.name:
+            raise ValueError(f"a model's name is a non-empty str, got {name!r}")
+        if max_batch_size < 0 or instances < 1:
+            raise ValueError(
+                f"{self.name}: max_batch_size is at least 0 and instances at least 1, got "
+                f"{max_batch_size} and {instances}"
+            )
+        if max_batch_size and not backend.traits.streams:
+            _check_rows(self.name, self.signature)
+        self.model_options: Mapping[str, Any] = {
+            "max_batch_size": max_batch_size,
+            "instances": instances,
+        }
+        self._lock = threading.Lock()
         self._repository: ModelRepository | None = None
-        self._making = threading.Lock()
+        self._loaded: ModelRepository | None = None
 
     def __call__(self, *args: _P.args, **kwargs: _P.kwargs) -> _R:
         """Call the function."""
@@ -61,12 +94,24 @@ class Model(Generic[_P, _R]):
         return PythonBackend(self._function, instance=instance, **self._declared)
 
     def _own(self) -> ModelRepository:
-        with self._making:
-            if self._repository is None:
-                repository = ModelRepository()
+        """Return the model's own repository, loaded."""
+        repository = self._empty()
+        with self._lock:
+            if self._loaded is not repository:
                 repository.add(self)
-                self._repository = repository
-        return self._repository
+                self._loaded = repository
+        return repository
+
+    async def _aown(self) -> ModelRepository:
+        # `setup` may take its time, and the event loop has others to answer.
+        loaded = self._loaded
+        return await asyncio.to_thread(self._own) if loaded is None else loaded
+
+    def _empty(self) -> ModelRepository:
+        with self._lock:
+            if self._repository is None:
+                self._repository = ModelRepository()
+            return self._repository
 
     def predict(self, inputs: Any, **options: Any) -> dict[str, Tensor]:
         """Run the function as a served model; see `ModelRepository.predict`."""
@@ -74,42 +119,51 @@ class Model(Generic[_P, _R]):
 
     async def infer(self, request: InferRequest) -> InferResponse:
         """Answer one request; see `ModelRepository.infer`."""
-        return await self._own().infer(request)
+        return await (await self._aown()).infer(request)
 
-    def stream(
-        self, request: InferRequest | AsyncIterable[InferRequest]
+    async def stream(
+        self, request: InferRequest | AsyncIterable[InferRequest], *, model: str = ""
     ) -> AsyncIterator[InferResponse]:
         """Answer with a stream; see `ModelRepository.stream`."""
-        return self._own().stream(request)
+        responses = (await self._aown()).stream(request, model=model)
+        try:
+            async for response in responses:
+                yield response
+        finally:
+            await responses.aclose()  # type: ignore[attr-defined]  # an asynchronous generator
 
     async def index(self) -> Sequence[VersionInfo]:
         """List the model's one version."""
-        return await self._own().index()
+        return await (await self._aown()).index()
 
     async def describe(self, model: str, version: str = "") -> VersionInfo:
         """Describe the model; see `ModelRepository.describe`."""
-        return await self._own().describe(model, version)
+        return await (await self._aown()).describe(model, version)
 
     async def ready(self, model: str = "", version: str = "") -> bool:
-        """Tell whether it can answer."""
-        return await self._own().ready(model, version)
+        """Tell whether it can answer; loads it."""
+        return await (await self._aown()).ready(model, version)
 
     @property
-    def record(self) -> Any:
+    def record(self) -> Callable[[Exchange], None]:
         """Take closed exchanges of transports; see `ModelRepository`."""
-        return self._own().record
+        return self._empty().record
 
     @property
-    def metrics(self) -> Any:
+    def metrics(self) -> Metrics:
         """The counters of the model's own repository."""
-        return self._own().metrics
+        return self._empty().metrics
 
     def close(self) -> None:
         """Close the model's own repository, if a request made one."""
-        with self._making:
-            repository, self._repository = self._repository, None
+        with self._lock:
+            repository, self._repository, self._loaded = self._repository, None, None
         if repository is not None:
             repository.close()
+
+    async def aclose(self) -> None:
+        """Do as `close` without blocking the event loop."""
+        await asyncio.to_thread(self.close)
 
 
 @overload
@@ -172,14 +226,16 @@ def model(
     Args:
         function: The callable; without it a decorator is returned.
         name: Name of the model; the function's name (a bound method's: its object's class) without.
-        inputs: What it takes; without, read from `example` or from the type hints.
+        inputs: What it takes, named as the parameters or in their order; without, read from
+            `example` or from the type hints.
         outputs: What it returns, in order; without, read from the return hint or the example.
-        example: An array for the first parameter, or arrays by name; run once at load.
+        example: A request's array for the first parameter, or its arrays by name; run once at load.
         max_batch_size: Most rows of a call, with the batch as axis 0 of all inputs and outputs;
-            without, each request is a call of its own (with `per_row`: 64).
+            without, each request is a call of its own (one row a call: 64).
         per_row: The function takes one row; type hints of single values (`float`) imply it.
-        setup: Called once for each instance; what it returns is the function's first argument.
-            A generator cleans up after its `yield`.
+        setup: Called once for each instance; what it returns is the function's first argument. It
+            gets the instance's number if it has a parameter without default. A generator cleans up
+            after its `yield`.
         instances: How many instances run at once.
         concurrency: How many calls one instance takes at once; 1 for a function, 64 for a coroutine
             function or generator, 1024 for an asynchronous generator.
@@ -187,6 +243,7 @@ def model(
             again in halves.
 
     Raises:
+        TypeError: The function is no callable, or a class.
         ValueError: The inputs cannot be told, or contradict the function's parameters.
 
     Example:
@@ -200,25 +257,18 @@ def model(
     """
 
     def make(function: Callable[..., Any]) -> Model[..., Any]:
-        declared = {
-            "inputs": inputs,
-            "outputs": outputs,
-            "example": example,
-            "per_row": per_row,
-            "setup": setup,
-            "retry": retry,
-            "concurrency": concurrency,
-        }
-        size = max_batch_size
-        if size is None:
-            by_row = PythonBackend(function, **declared).per_row
-            size = 64 if by_row else 0
         return Model(
             function,
-            name=_name(function) if name is None else name,
-            model_options={"max_batch_size": size, "instances": instances},
-            max_batch_size=size,
-            **declared,
+            name=name,
+            max_batch_size=max_batch_size,
+            instances=instances,
+            inputs=inputs,
+            outputs=outputs,
+            example=example,
+            per_row=per_row,
+            setup=setup,
+            retry=retry,
+            concurrency=concurrency,
         )
 
     return make if function is None else make(function)
@@ -226,11 +276,19 @@ def model(
 
 def _name(function: Any) -> str:
     owner = getattr(function, "__self__", None)
-    if owner is not None and not isinstance(owner, type):
+    if owner is not None and not isinstance(owner, type | types.ModuleType):
         return type(owner).__name__
-    while isinstance(function, functools.partial):
-        function = function.func
-    name = getattr(function, "__name__", type(function).__name__)
+    name = name_of(function)
     if name == "<lambda>":
         raise ValueError("a lambda has no name: give name=")
-    return str(name)
+    return name
+
+
+def _check_rows(name: str, signature: Signature) -> None:
+    for side, specs in (("input", signature.inputs), ("output", signature.outputs)):
+        for spec in specs:
+            if spec.shape is not None and spec.shape[:1] != (-1,):
+                raise ValueError(
+                    f'{name}: {side} "{spec.name}" has shape {spec.shape}; with max_batch_size or '
+                    f"per_row axis 0 is the rows, so write {(-1, *spec.shape)}"
+                )
