@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any, Final, Self
+from typing import Any, Final, Self, cast
 
 from modelserve.protocols import Authenticator, Servable
 from modelserve.transports.asgi import ASGIApp
@@ -37,10 +37,11 @@ class Address:
         True
     """
 
-    __slots__ = ("host", "path", "port")
+    __slots__ = ("_inode", "host", "path", "port")
 
     def __init__(self, text: str) -> None:
         self.host, self.port, self.path = "", 0, ""
+        self._inode: tuple[int, int] | None = None
         if text.startswith("unix:"):
             self.path = text.removeprefix("unix:")
             if not self.path:
@@ -82,7 +83,8 @@ class Address:
         if self.path:
             return self._bind_path()
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
-        # With the protocol named, asyncio knows connections for TCP and sends small answers at once.
+        # With the protocol named, asyncio sees TCP in its connections and sends small answers at
+        # once.
         bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         try:
             if sys.platform != "win32":  # there it would let two servers share the port
@@ -113,10 +115,27 @@ class Address:
             bound.bind(self.path)
             bound.listen(_BACKLOG)
             bound.setblocking(False)
+            found = os.stat(self.path)
         except OSError as error:
             bound.close()
             raise self._explained(error) from error
+        self._inode = found.st_dev, found.st_ino
         return bound
+
+    def release(self) -> None:
+        """Remove the file of a Unix socket that `bind` made; not that of a server after this one.
+
+        While requests under way are answered, a successor may listen on the same path already.
+        """
+        if self._inode is None:
+            return
+        import os
+
+        with contextlib.suppress(OSError):
+            found = os.stat(self.path)
+            if (found.st_dev, found.st_ino) == self._inode:
+                os.unlink(self.path)
+        self._inode = None
 
     def _answers(self) -> bool:
         probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -153,7 +172,8 @@ class HTTPServer:
 
     Raises:
         ImportError: uvicorn is not installed.
-        ValueError: `http` is no address; or control routes are wanted where anyone could use them.
+        ValueError: `http` is no address; `drain` is negative; or control routes are wanted where
+            anyone could use them.
 
     Example:
         >>> import asyncio
@@ -176,6 +196,8 @@ class HTTPServer:
         drain: float = 30.0,
     ) -> None:
         self._address = Address(http)
+        if not drain >= 0:
+            raise ValueError(f"drain is 0 or more seconds, got {drain}")
         guarded = self._address.loopback or authenticator is not None
         if admin and not guarded:
             raise ValueError(
@@ -188,7 +210,6 @@ class HTTPServer:
             authenticator=authenticator,
             max_body_size=max_body_size,
         )
-        self._drain = drain
         self._server = _make_server(self._app, drain)
         self._serving: asyncio.Task[None] | None = None
 
@@ -207,25 +228,31 @@ class HTTPServer:
             raise RuntimeError("the server was started already")
         bound = self._address.bind()
         started = self._server.ready = asyncio.Event()
-        self._serving = asyncio.create_task(self._server.serve(sockets=[bound]))
+        self._serving = asyncio.create_task(self._serve(bound))
         waiting = asyncio.ensure_future(started.wait())
-        await asyncio.wait({waiting, self._serving}, return_when=asyncio.FIRST_COMPLETED)
-        if not started.is_set():
+        try:
+            await asyncio.wait({waiting, self._serving}, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            await self.stop()
+            raise
+        finally:
             waiting.cancel()
-            bound.close()
+        if not started.is_set():
             await self._serving  # raises what went wrong
             raise RuntimeError("the HTTP server ended while it started")
 
+    async def _serve(self, bound: socket.socket) -> None:
+        try:
+            await self._server.serve(sockets=[bound])
+        finally:
+            bound.close()
+            self._address.release()
+
     async def stop(self) -> None:
-        """Accept no more, answer what is under way, end."""
+        """Accept no more, answer what is under way, end. If cancelled, it ends all the same."""
         if self._serving is not None:
             self._server.should_exit = True
-            await self._serving
-            if self._address.path:
-                import os
-
-                with contextlib.suppress(OSError):
-                    os.unlink(self._address.path)
+            await asyncio.shield(self._serving)
 
     async def wait(self) -> None:
         """Wait until the server was stopped."""
@@ -262,17 +289,33 @@ def _make_server(app: ASGIApp, drain: float) -> Any:
             if self.ready is not None and self.started:
                 self.ready.set()
 
-    return Server(
-        uvicorn.Config(
-            app,
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            timeout_graceful_shutdown=max(1, round(drain)),
-        )
+    config = uvicorn.Config(
+        app,
+        ws="none",
+        lifespan="off",
+        log_config=None,  # and access_log as it is: False would take a host's handlers away
+        proxy_headers=False,
+        server_header=False,
+        # Said here, so that uvicorn does not look for them in the environment.
+        workers=1,
+        forwarded_allow_ips="127.0.0.1",
+        # It waits any number of seconds, whole or not; with 0 it would call an idle server busy.
+        timeout_graceful_shutdown=cast(int, max(drain, 0.01)),
     )
+    config.load()
+    config.http_protocol_class = _without_access_log(config.http_protocol_class)
+    return Server(config)
+
+
+def _without_access_log(protocol: Any) -> Any:
+    """Return uvicorn's protocol without a call of its access logger for each request."""
+
+    class Protocol(protocol):  # type: ignore[misc]  # which one it is depends on what is installed
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            self.access_log = False
+
+    return Protocol
 
 
 def serve(
@@ -336,7 +379,7 @@ def _on_signals(call: Callable[[], None]) -> Iterator[None]:
     """Call something on SIGINT and SIGTERM; the handlers there were come back afterwards."""
     loop = asyncio.get_running_loop()
     numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {}
+    before: dict[signal.Signals, Any] = {}
     try:
         for number in numbers:
             # Not every system's loop can watch signals; the plain handler works on all.
@@ -347,7 +390,8 @@ def _on_signals(call: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            if handler is not None:  # else it is not Python's, and cannot be put back
+                signal.signal(number, handler)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
