@@ -307,7 +307,9 @@ class Control:
                     loaded[number] = self._load_stored(entry, store, number)
                 except (ServeError, ImportError, ValueError, TypeError, OSError) as error:
                     failures[number] = error
-        entry.failed = {number: _reason(error) for number, error in failures.items()}
+        # Of a version that was not tried this time, the last reason still tells most.
+        reasons = {**entry.failed, **{v: _reason(error) for v, error in failures.items()}}
+        entry.failed = {v: reasons[v] for v in available if v in reasons and v not in loaded}
         answering = answering_version(wanted, labels)
         kept = set(wanted) if retire else set(loaded)
         # What could not be loaded takes nobody's place: the old version keeps label and requests.
