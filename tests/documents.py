@@ -10,7 +10,7 @@ with the lines below (``...`` stands for anything). A comment in front of a bloc
                                          a bash block: goes on running while the next blocks run,
                                          and must end when asked to (SIGTERM) after the last one
 
-Ports after `127.0.0.1:` and `localhost:` are exchanged for free ones, page by page.
+Ports after `127.0.0.1:`, `localhost:` and `--port` are exchanged for free ones, page by page.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SHOWN = ("html", "ini", "json", "text", "toml", "yaml")
 
 _FENCE = re.compile(r"(?P<indent> *)(?P<ticks>`{3,}|~{3,})(?P<info>.*)")
 _NOTE = re.compile(r"<!--\s*(?P<verb>not run|file|background)\s*:(?P<text>.*?)-->\s*$")
-_PORT = re.compile(r"(?<=127\.0\.0\.1:)\d+|(?<=localhost:)\d+")
+_PORT = re.compile(r"(?<=127\.0\.0\.1:)\d+|(?<=localhost:)\d+|(?<=--port )\d+")
 _BASH_SECONDS = 120
 _READY_SECONDS = 30
 _END_SECONDS = 15

@@ -85,7 +85,8 @@ def compare(paths: Sequence[Path], answers: Sequence[tuple[str, float]]) -> int:
         if label != str(expected.output.label):
             differing += 1
             print(f"{path}: {label}, the package says {expected.output.label}")
-    print(f"agreement: {len(paths) - differing} of {len(paths)} files; scores within {furthest:.1e}")
+    agreeing = len(paths) - differing
+    print(f"agreement: {agreeing} of {len(paths)} files; scores within {furthest:.1e}")
     return differing
 
 
@@ -95,6 +96,8 @@ def main() -> int:
     parser.add_argument("--url", help="a server to ask; without, the model runs in this process")
     arguments = parser.parse_args()
     paths = sorted(path for path in arguments.directory.rglob("*") if path.is_file())
+    if not paths:
+        parser.error(f"no files in {arguments.directory}")
     with models(arguments.url) as served:
         began = perf_counter()
         answers = classify(served, paths)

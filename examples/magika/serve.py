@@ -3,8 +3,9 @@
 import sys
 from tempfile import TemporaryDirectory
 
-import modelserve as ms
 from content_types import content_type, model_file
+
+import modelserve as ms
 
 
 def main() -> None:
