@@ -15,6 +15,8 @@ from modelserve.tensors import Signature, TensorSpec
 DEADLOCK = 10.0
 """Seconds after which a wait is taken for a hang."""
 
+PLAIN = Traits()
+
 Arrays = Mapping[str, Any]
 
 
@@ -41,7 +43,7 @@ class GatedBackend:
     def __init__(
         self,
         function: Callable[..., Any] = double,
-        traits: Traits = Traits(),  # noqa: B008  # a frozen value
+        traits: Traits = PLAIN,
         shape: tuple[int, ...] | None = (-1, 1),
         datatype: Any = "FP32",
     ) -> None:

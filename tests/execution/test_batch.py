@@ -1,0 +1,173 @@
+"""Joining requests into a batch and splitting its outputs."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gated import GatedBackend, rows
+from modelserve.errors import BackendError, InvalidInput, ServeError
+from modelserve.execution.batch import Batch, run_batch
+from modelserve.execution.queue import Pending
+from modelserve.messages import InferRequest
+from modelserve.protocols import Traits
+
+PLAIN = Traits()
+REPEATABLE = Traits(repeatable=True)
+
+
+def entry(*numbers: float, **options: Any) -> Pending:
+    inputs = rows(*numbers)
+    return Pending(InferRequest("m", inputs, **options), inputs, len(numbers), None, 0.0, ())
+
+
+def run(
+    entries: list[Pending], function: Any, traits: Traits = PLAIN, *, batched: bool = True
+) -> GatedBackend:
+    backend = GatedBackend(function, traits)
+    count = sum(one.rows for one in entries)
+    batch = Batch(entries, count, model="m", version="1", batched=batched, reason="next")
+    run_batch(batch, backend, traits)
+    return backend
+
+
+def test_each_entry_gets_its_own_rows_of_every_output():
+    entries = [entry(1, 2), entry(3)]
+    run(entries, lambda inputs: {"y": inputs["x"] * 2, "n": np.arange(3)})
+    assert entries[0].outputs is not None
+    assert entries[1].outputs is not None
+    assert entries[0].outputs["y"].tolist() == [[2], [4]]
+    assert entries[1].outputs["y"].tolist() == [[6]]
+    assert entries[0].outputs["n"].tolist() == [0, 1]
+    assert entries[1].outputs["n"].tolist() == [2]
+
+
+def test_a_single_request_reaches_the_backend_without_a_copy():
+    one = entry(1)
+    seen = []
+    run([one], lambda inputs: seen.append(inputs["x"]) or {"y": inputs["x"]})
+    assert np.shares_memory(seen[0], one.inputs["x"])
+
+
+def test_an_unbatched_request_may_have_outputs_of_any_shape():
+    one = entry(1, 2)
+    run([one], lambda _: {"y": np.float32(7), "z": np.zeros((5, 1))}, batched=False)
+    assert one.outputs is not None
+    assert one.outputs["y"] == 7
+    assert one.outputs["z"].shape == (5, 1)
+
+
+def test_a_small_slice_of_a_large_output_does_not_keep_the_batch_alive():
+    entries = [entry(i) for i in range(8)]
+    run(entries, lambda inputs: {"y": np.zeros((8, 100_000), np.float32)})
+    for one in entries:
+        assert one.outputs is not None
+        assert one.outputs["y"].base is None
+
+
+def test_a_slice_of_a_small_output_is_a_view():
+    entries = [entry(i) for i in range(8)]
+    run(entries, lambda inputs: {"y": np.zeros((8, 10), np.float32)})
+    for one in entries:
+        assert one.outputs is not None
+        assert one.outputs["y"].base is not None
+
+
+def test_only_the_entry_with_the_failed_row_fails():
+    entries = [entry(1), entry(2, 3), entry(4)]
+    wrong = ValueError("row")
+    run(entries, lambda _: {"y": [1.0, 2.0, wrong, 4.0], "z": [1, 2, wrong, 4]})
+    assert isinstance(entries[1].error, BackendError)
+    assert entries[1].error.__cause__ is wrong
+    assert entries[1].outputs is None
+    for one, value in ((entries[0], 1.0), (entries[2], 4.0)):
+        assert one.error is None
+        assert one.outputs is not None
+        assert one.outputs["y"].tolist() == [value]
+        assert one.outputs["z"].tolist() == [value]
+
+
+def test_a_serve_error_for_a_row_reaches_its_caller_as_it_is():
+    entries = [entry(1), entry(2)]
+    refusal = InvalidInput("too small")
+    run(entries, lambda _: {"y": [refusal, 2.0]})
+    assert entries[0].error is refusal
+    assert entries[1].error is None
+
+
+def test_text_outputs_become_bytes():
+    entries = [entry(1), entry(2)]
+    run(entries, lambda _: {"y": ["grün", "b"]})
+    assert [one.outputs and one.outputs["y"].tolist() for one in entries] == [
+        ["grün".encode()],
+        [b"b"],
+    ]
+
+
+def test_outputs_of_foreign_byte_order_are_turned():
+    one = entry(1)
+    run([one], lambda _: {"y": np.ones((1, 1), ">f4")})
+    assert one.outputs is not None
+    assert one.outputs["y"].dtype == np.dtype("=f4")
+    assert one.outputs["y"].tolist() == [[1]]
+
+
+def raise_on(*guilty: float, error: type[Exception] = ValueError) -> Any:
+    def function(inputs: Any) -> dict[str, Any]:
+        if set(guilty) & set(inputs["x"].ravel().tolist()):
+            raise error("guilty")
+        return {"y": inputs["x"]}
+
+    return function
+
+
+@pytest.mark.parametrize("error", [ValueError, InvalidInput, BackendError])
+@pytest.mark.parametrize("guilty", range(6))
+def test_bisection_finds_the_one_guilty_entry(guilty, error):
+    entries = [entry(i) for i in range(6)]
+    run(entries, raise_on(guilty, error=error), REPEATABLE)
+    assert [isinstance(one.error, ServeError) for one in entries] == [i == guilty for i in range(6)]
+    assert [one.outputs is None for one in entries] == [i == guilty for i in range(6)]
+
+
+def test_bisection_is_capped():
+    entries = [entry(i) for i in range(64)]
+    backend = run(entries, raise_on(*range(64)), REPEATABLE)
+    assert all(isinstance(one.error, BackendError) for one in entries)
+    assert len(backend.runs) <= 1 + 16 + 6
+
+
+def test_without_repeatable_a_failed_batch_is_not_run_again():
+    entries = [entry(1), entry(2)]
+    backend = run(entries, raise_on(2))
+    assert len(backend.runs) == 1
+    assert all(isinstance(one.error, BackendError) for one in entries)
+
+
+def test_an_unknown_output_is_not_bisected():
+    entries = [entry(1, outputs=["q"]), entry(2, outputs=["q"])]
+    backend = run(entries, lambda inputs: {"y": inputs["x"]}, REPEATABLE)
+    assert len(backend.runs) == 1
+    for one in entries:
+        assert isinstance(one.error, InvalidInput)
+    assert entries[0].error is not entries[1].error
+
+
+def test_an_error_of_the_users_own_class_reaches_every_caller():
+    class Picky(ServeError):
+        def __init__(self, first: int, second: int) -> None:
+            super().__init__(f"{first} and {second}")
+
+    def function(_: Any) -> Any:
+        raise Picky(1, 2)
+
+    entries = [entry(1), entry(2)]
+    run(entries, function)
+    assert [str(one.error) for one in entries] == ["1 and 2", "1 and 2"]
+
+
+def test_requested_outputs_come_in_the_order_asked():
+    one = entry(1, outputs=["z", "y"])
+    run([one], lambda inputs: {"y": inputs["x"], "z": inputs["x"], "w": inputs["x"]})
+    assert one.outputs is not None
+    assert list(one.outputs) == ["z", "y"]
