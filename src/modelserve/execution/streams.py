@@ -291,6 +291,34 @@ async def _across(
         yield item
 
 
+class _Remote:
+    """An asynchronous generator of user code, advanced and closed on the loop it runs on."""
+
+    def __init__(self, generator: Any) -> None:
+        self._generator = generator
+        # A cancelled step may still be cleaning up when the generator is closed.
+        self._turn = asyncio.Lock()
+
+    async def step(self) -> tuple[Any, ServeError | None]:
+        """Return the next item, or the error there was instead."""
+        async with self._turn:
+            try:
+                return await anext(self._generator, _END), None
+            except BaseException as error:  # the boundary around user code
+                task = asyncio.current_task()
+                if isinstance(error, asyncio.CancelledError) and task and task.cancelling():
+                    raise  # the reader left
+                return None, _classified(error)
+
+    async def close(self) -> None:
+        """Let the generator clean up."""
+        async with self._turn:
+            try:
+                await self._generator.aclose()
+            except BaseException:
+                _log.exception("a stream's generator failed when it was closed")
+
+
 async def _from_loop(
     backend: Any, traits: Traits, inputs: Any, context: Any, loop_thread: LoopThread
 ) -> AsyncGenerator[Mapping[str, Any], None]:
@@ -299,32 +327,10 @@ async def _from_loop(
     there = loop_thread.loop()
     source = _across(inputs, here) if isinstance(inputs, AsyncIterable) else inputs
     arguments = (source, context) if traits.context else (source,)
-    generator = backend.stream(*arguments)
-
-    turn = asyncio.Lock()  # a cancelled step may still be cleaning up when the generator is closed
-
-    async def step() -> tuple[Any, ServeError | None]:
-        async with turn:
-            try:
-                return await anext(generator, _END), None
-            except asyncio.CancelledError as error:
-                task = asyncio.current_task()
-                if task is not None and task.cancelling():
-                    raise  # the reader left
-                return None, _classified(error)
-            except BaseException as error:  # the boundary around user code
-                return None, _classified(error)
-
-    async def close() -> None:
-        async with turn:
-            try:
-                await generator.aclose()
-            except Exception:
-                _log.exception("a stream's generator failed when it was closed")
-
+    remote = _Remote(backend.stream(*arguments))
     try:
         while True:
-            future = asyncio.run_coroutine_threadsafe(step(), there)
+            future = asyncio.run_coroutine_threadsafe(remote.step(), there)
             try:
                 item, failure = await asyncio.wrap_future(future)
             except asyncio.CancelledError:
@@ -338,4 +344,5 @@ async def _from_loop(
             yield item
     finally:
         if loop_thread.serves(there):  # else the end of the loop closed it
-            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(close(), there))
+            closing = asyncio.run_coroutine_threadsafe(remote.close(), there)
+            await asyncio.wrap_future(closing)
