@@ -19,7 +19,7 @@ from modelserve.errors import (
     ModelNotReady,
     Unsupported,
 )
-from modelserve.messages import InferRequest
+from modelserve.messages import Exchange, InferRequest
 from modelserve.protocols import Choice, Traits
 from modelserve.repository.decorator import model
 from modelserve.repository.repository import ModelRepository
@@ -269,6 +269,30 @@ def test_a_version_that_fails_when_asked_for_by_number_is_not_tried_again(tmp_pa
             repository.load("m", 1)
         assert asyncio.run(repository.ready())
         assert repository.load("m") == "3"
+
+
+def test_a_failed_load_of_an_unloaded_model_leaves_it_unloaded(tmp_path: Path) -> None:
+    tree(tmp_path, {"m": {"1": 1, "2": 2}})
+    (tmp_path / "m" / "2" / "model.onnx").write_bytes(b"no model")
+    with ModelRepository(tmp_path, keep="all") as repository:
+        assert answer(repository) == 1
+        repository.unload("m")
+        with pytest.raises(LoadError):
+            repository.load("m")
+        assert set(states(index(repository)).values()) == {"UNAVAILABLE"}
+        assert asyncio.run(repository.ready())
+        assert repository.load("m", 1) == "1"
+
+
+def test_what_the_system_says_of_a_file_reaches_the_index_without_its_path(tmp_path: Path) -> None:
+    class Locked(LocalStore):
+        def open(self, model: str, version: str) -> Any:
+            raise PermissionError(13, "Permission denied", str(self.path / model / version))
+
+    tree(tmp_path, {"m": {"1": 1}})
+    with ModelRepository(Locked(tmp_path)) as repository:
+        reason = described(index(repository), "1").reason
+        assert reason == "PermissionError: Permission denied"
 
 
 def test_loading_what_is_not_stored(tmp_path: Path) -> None:
@@ -694,17 +718,49 @@ def test_a_closed_repository_takes_no_model(tmp_path: Path) -> None:
     assert not asyncio.run(repository.ready())
 
 
-def test_a_change_that_waited_for_the_close_finds_the_repository_closed() -> None:
+class Announced:
+    """A model's lock that tells when somebody wants it."""
+
+    def __init__(self) -> None:
+        self.wanted = threading.Event()
+        self.lock = threading.RLock()
+
+    def __enter__(self) -> None:
+        self.wanted.set()
+        self.lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.lock.release()
+
+
+@contextlib.contextmanager
+def adding_waits(repository: ModelRepository) -> Iterator[Background]:
+    """Have somebody wait to add version 2 of a model until the block ends."""
+    repository.add("m", adds(1))
+    announced: Any = Announced()
+    repository._control.entries["m"].lock = announced
+    with announced.lock:
+        adding = Background(repository.add, "m", adds(2))
+        assert announced.wanted.wait(10)
+        yield adding
+
+
+def test_a_change_that_waited_finds_the_repository_closed() -> None:
     repository = ModelRepository()
-    with held(repository) as (backend, asked):
+    with adding_waits(repository) as adding:
         closing = Background(repository.close)
         wait_until(lambda: repository._control.closed)
-        changing = Background(repository.unload, "m")
-        backend.gate.set()
-        assert asked.result() == 1
-        closing.result()
-        with pytest.raises(ModelNotReady, match="closed"):
-            changing.result()
+    closing.result()
+    with pytest.raises(ModelNotReady, match="closed"):
+        adding.result()
+
+
+def test_a_change_that_waited_finds_the_model_gone_and_makes_it_again() -> None:
+    with ModelRepository() as repository:
+        with adding_waits(repository) as adding:
+            repository.unload("m")
+        assert adding.result() == "1"
+        assert answer(repository) == 2
 
 
 # ---------------------------------------------------------------------- several repositories
@@ -804,31 +860,51 @@ def test_predict_takes_the_one_input_bare_and_as_a_list() -> None:
         assert repository.predict("m", [[1, 2, 3, 4]])["y"].tolist() == [[2, 3, 4, 5]]
 
 
-def test_a_closed_batcher_sends_a_request_on_to_the_successor() -> None:
+class HeldUp:
+    """Chooses as a caller does that was held up until the version it chose was closed."""
+
+    def __init__(self, repository: ModelRepository) -> None:
+        self.entry = repository._control.entries["m"]
+        self.old = self.entry.find("")
+        repository.add("m", adds(2))
+        self.new = self.entry.find("")
+        self.entry.update({"1": self.old})
+        self.calls = 0
+
+    def choose(self, request: InferRequest, versions: Any) -> Choice:
+        self.calls += 1
+        if self.calls == 2:
+            self.entry.update({"2": self.new})
+        return Choice()
+
+
+@pytest.mark.parametrize("how", ["predict", "infer", "stream"])
+def test_a_closed_version_sends_a_request_on_to_its_successor(how: str) -> None:
+    async def ask(repository: ModelRepository) -> float:
+        if how == "infer":
+            return added((await repository.infer(request())).outputs)
+        (response,) = [response async for response in repository.stream(request())]
+        return added(response.outputs)
+
     with ModelRepository() as repository:
         repository.add("m", adds(1))
-        old = repository._control.entries["m"].default
-        assert old is not None
-        repository.add("m", adds(2))
+        policy = HeldUp(repository)
+        repository.route("m", policy)
+        asked = answer(repository) if how == "predict" else asyncio.run(ask(repository))
+        assert (asked, policy.calls) == (2, 2)
 
-        class Late:
-            """Chooses as a thread does that was held up between choosing and asking."""
 
-            calls = 0
+def test_a_stream_fills_in_the_exchange_of_its_transport() -> None:
+    async def main() -> Exchange:
+        async with ModelRepository() as repository:
+            repository.add("m", adds(1), version=3)
+            asked = request()
+            exchange = asked.exchange = Exchange("http", "m")
+            assert [r.version async for r in repository.stream(asked)] == ["3"]
+            return exchange
 
-            def choose(self, request: InferRequest, versions: Any) -> Choice:
-                self.calls += 1
-                return Choice()
-
-        late = Late()
-        repository.route("m", late)
-        entry = repository._control.entries["m"]
-        new = entry.find("")
-        entry.update({"1": old})
-        asked = Background(answer, repository)
-        wait_until(lambda: late.calls > 1)
-        entry.update({"2": new})
-        assert asked.result() == 2
+    exchange = asyncio.run(main())
+    assert (exchange.model, exchange.version, exchange.code) == ("m", "3", "OK")
 
 
 def test_a_stream_of_requests_follows_a_swap() -> None:
