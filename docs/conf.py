@@ -23,7 +23,12 @@ napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 
+# A long signature has a line for each parameter.
+python_maximum_signature_line_length = 88
+
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_title = "modelserve"
 html_copy_source = False
 html_show_sourcelink = False
