@@ -405,6 +405,7 @@ REFUSALS: dict[str, tuple[Any, dict[str, Any], str]] = {
         {"inputs": [X]},
         "two: parameter y gets no input; .* given are x. Add",
     ),
+    "no input given": (unhinted, {"inputs": []}, "x gets no input; the inputs given are none. Add"),
     "names crosswise": (
         two,
         {"inputs": [Y, ms.TensorSpec("z", "FP32")]},

@@ -272,6 +272,22 @@ def test_row_that_fails_leaves_its_neighbours(repo: ms.ModelRepository) -> None:
     assert isinstance(fourth.__cause__, ValueError)
 
 
+def test_row_that_fails_is_logged_unless_its_caller_is_at_fault(
+    repo: ms.ModelRepository, caplog: pytest.LogCaptureFixture
+) -> None:
+    @ms.model
+    def inverse(x: float) -> float:
+        if x < 0:
+            raise ms.InvalidInput("negative")
+        return 1 / x
+
+    repo.add(inverse)
+    infer_all(repo, *(ms.InferRequest("inverse", {"x": [value]}) for value in (1.0, -1.0, 0.0)))
+    (record,) = caplog.records
+    assert record.exc_info is not None
+    assert record.exc_info[0] is ZeroDivisionError
+
+
 def test_rows_of_different_length_are_answered_one_by_one(repo: ms.ModelRepository) -> None:
     @ms.model
     def spell(word: str) -> list[str]:
@@ -319,20 +335,25 @@ def test_other_errors_are_chained(
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
 
 
+@pytest.mark.parametrize("asynchronous", [False, True])
 @pytest.mark.parametrize(("retry", "calls"), [(False, 1), (True, 3)])
 def test_function_is_called_again_only_where_that_does_no_harm(
-    repo: ms.ModelRepository, retry: bool, calls: int
+    repo: ms.ModelRepository, retry: bool, calls: int, asynchronous: bool
 ) -> None:
     sizes = []
 
-    @ms.model(inputs=[X], max_batch_size=8, retry=retry)
     def predict(x: Any) -> Any:
         sizes.append(len(x))
         if x.min() < 0:
             raise ValueError("negative")
         return x
 
-    repo.add(predict, warm_up=False)
+    async def apredict(x: Any) -> Any:
+        return predict(x)
+
+    function: Callable[[Any], Any] = apredict if asynchronous else predict
+    model = ms.model(function, name="predict", inputs=[X], max_batch_size=8, retry=retry)
+    repo.add(model, warm_up=False)
     good, bad = infer_all(
         repo,
         ms.InferRequest("predict", {"x": ONES}),
@@ -527,8 +548,9 @@ def test_failing_setup_is_a_load_error_and_cleans_up(repo: ms.ModelRepository) -
     def setup(instance: int) -> Iterator[int]:
         if instance:
             raise MemoryError("no room for two")
+        thread = threading.get_ident()
         yield instance
-        log.append("closed")
+        log.append(f"closed where it was opened: {thread == threading.get_ident()}")
 
     @ms.model(inputs=[X], setup=setup, instances=2)
     def predict(instance: int, x: Any) -> Any:
@@ -536,9 +558,28 @@ def test_failing_setup_is_a_load_error_and_cleans_up(repo: ms.ModelRepository) -
 
     with pytest.raises(ms.LoadError, match="setup of predict failed: MemoryError: no room for two"):
         repo.add(predict)
-    assert log == ["closed"]
+    assert log == ["closed where it was opened: True"]
     with pytest.raises(ms.ModelNotFound):
         repo.predict("predict", ONES)
+
+
+def test_failing_asynchronous_setup_cleans_up_on_its_loop(repo: ms.ModelRepository) -> None:
+    log: list[bool] = []
+
+    async def setup(instance: int) -> AsyncIterator[int]:
+        if instance:
+            raise MemoryError("no room for two")
+        loop = asyncio.get_running_loop()
+        yield instance
+        log.append(loop is asyncio.get_running_loop())
+
+    @ms.model(inputs=[X], setup=setup, instances=2)
+    async def predict(instance: int, x: Any) -> Any:
+        return x
+
+    with pytest.raises(ms.LoadError, match="setup of predict failed: MemoryError: no room for two"):
+        repo.add(predict)
+    assert log == [True]
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])

@@ -349,7 +349,7 @@ class _Reading:
             if parameter.default is parameter.empty and name not in given:
                 raise ValueError(
                     f"{self.name}: parameter {name} gets no input; the inputs given are "
-                    f"{', '.join(parameters)}. Add one for it, or give it a default"
+                    f"{', '.join(parameters) or 'none'}. Add one for it, or give it a default"
                 )
         for spec in specs:
             known = self.plain.get(parameters[spec.name])

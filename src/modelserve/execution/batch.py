@@ -68,7 +68,7 @@ def run_batch(batch: Batch, backend: Backend, traits: Traits) -> float:
     except Exception as error:
         took = perf_counter() - started
         if traits.repeatable and len(batch.entries) > 1 and not _everyones(error):
-            _bisect(batch, backend, traits, budget=[_BISECT_LIMIT])
+            _bisect(batch, backend, traits)
         else:
             fail_batch(batch, error)
     _stamp(batch, started, took)
@@ -88,7 +88,10 @@ async def arun_batch(batch: Batch, backend: Any, traits: Traits) -> float:
         _split(batch, outputs)
     except Exception as error:
         took = perf_counter() - started
-        fail_batch(batch, error)
+        if traits.repeatable and len(batch.entries) > 1 and not _everyones(error):
+            await _abisect(batch, backend, traits)
+        else:
+            fail_batch(batch, error)
     _stamp(batch, started, took)
     return took
 
@@ -140,7 +143,7 @@ def _split(batch: Batch, outputs: Mapping[str, Any]) -> None:
     entries = batch.entries
     if not batch.batched or len(entries) == 1:
         rows = batch.rows if batch.batched else None
-        _give(entries[0], {k: _whole(k, v, rows) for k, v in outputs.items()})
+        _give(batch, entries[0], {k: _whole(k, v, rows) for k, v in outputs.items()})
         return
     columns = [(name, _column(name, value, batch.rows)) for name, value in outputs.items()]
     start = 0
@@ -151,7 +154,7 @@ def _split(batch: Batch, outputs: Mapping[str, Any]) -> None:
     if any(type(column) is list for _, column in columns):
         for entry in entries:
             assert entry.outputs is not None
-            _give(entry, {k: _whole(k, v, entry.rows) for k, v in entry.outputs.items()})
+            _give(batch, entry, {k: _whole(k, v, entry.rows) for k, v in entry.outputs.items()})
         return
     for name, column in columns:
         _unpin(entries, name, column)
@@ -210,9 +213,10 @@ def _array(name: str, value: Any) -> Tensor:
     return array
 
 
-def _give(entry: Pending, outputs: dict[str, Any]) -> None:
+def _give(batch: Batch, entry: Pending, outputs: dict[str, Any]) -> None:
     for value in outputs.values():
         if isinstance(value, Exception):
+            _log_failure(batch, value, entry.rows)
             entry.outputs = None
             entry.error = _classified(value, entry.request.model)
             return
@@ -239,6 +243,15 @@ def _classified(error: BaseException, model: str) -> ServeError:
 
 def fail_batch(batch: Batch, error: BaseException) -> None:
     """Give every entry the error, classified; log it unless a caller is at fault."""
+    _log_failure(batch, error, batch.rows)
+    for number, entry in enumerate(batch.entries):
+        entry.outputs = None
+        # One exception object each: it collects the traceback of every place it is raised in.
+        entry.error = _classified(_copied(error) if number else error, batch.model)
+
+
+def _log_failure(batch: Batch, error: BaseException, rows: int) -> None:
+    # Remote callers do not see its text, so this is where it is to be found.
     if batch.reason != "load" and (
         not isinstance(error, ServeError) or isinstance(error, BackendError)
     ):
@@ -246,13 +259,9 @@ def fail_batch(batch: Batch, error: BaseException) -> None:
             "model %s version %s failed on a batch of %d rows",
             batch.model,
             batch.version,
-            batch.rows,
+            rows,
             exc_info=error,
         )
-    for number, entry in enumerate(batch.entries):
-        entry.outputs = None
-        # One exception object each: it collects the traceback of every place it is raised in.
-        entry.error = _classified(_copied(error) if number else error, batch.model)
 
 
 def _everyones(error: Exception) -> bool:
@@ -271,11 +280,39 @@ def _copied(error: BaseException) -> BaseException:
     return other
 
 
-def _bisect(batch: Batch, backend: Backend, traits: Traits, *, budget: list[int]) -> None:
+def _bisect(batch: Batch, backend: Backend, traits: Traits) -> None:
     """Run the halves of a failed batch by themselves, so that only the guilty rows fail."""
+    left = _halves(batch)
+    for budget in range(_BISECT_LIMIT, 0, -1):
+        half = left.pop()
+        try:
+            context = (_context(half),) if traits.context else ()
+            _split(half, backend.run(_joined(half.entries), *context))
+        except Exception as error:
+            _halve_again(half, error, left, budget)
+        if not left:
+            return
+
+
+async def _abisect(batch: Batch, backend: Any, traits: Traits) -> None:
+    """Do as `_bisect` for a backend whose `run` is a coroutine function."""
+    left = _halves(batch)
+    for budget in range(_BISECT_LIMIT, 0, -1):
+        half = left.pop()
+        try:
+            context = (_context(half),) if traits.context else ()
+            _split(half, await backend.run(_joined(half.entries), *context))
+        except Exception as error:
+            _halve_again(half, error, left, budget)
+        if not left:
+            return
+
+
+def _halves(batch: Batch) -> list[Batch]:
+    """Return the halves of a batch, the first one last."""
     middle = len(batch.entries) // 2
-    for entries in (batch.entries[:middle], batch.entries[middle:]):
-        half = Batch(
+    return [
+        Batch(
             entries,
             sum(entry.rows for entry in entries),
             model=batch.model,
@@ -283,16 +320,16 @@ def _bisect(batch: Batch, backend: Backend, traits: Traits, *, budget: list[int]
             batched=batch.batched,
             reason=batch.reason,
         )
-        budget[0] -= 1
-        try:
-            inputs = _joined(entries)
-            context = (_context(half),) if traits.context else ()
-            _split(half, backend.run(inputs, *context))
-        except Exception as error:
-            if len(entries) > 1 and budget[0] > 0:
-                _bisect(half, backend, traits, budget=budget)
-            else:
-                fail_batch(half, error)
+        for entries in (batch.entries[middle:], batch.entries[:middle])
+    ]
+
+
+def _halve_again(half: Batch, error: Exception, left: list[Batch], budget: int) -> None:
+    """Put the halves of a failed half in front, as far as all that is left can still be run."""
+    if len(half.entries) > 1 and len(left) + 2 < budget:
+        left += _halves(half)
+    else:
+        fail_batch(half, error)
 
 
 def _stamp(batch: Batch, started: float, took: float) -> None:

@@ -270,12 +270,19 @@ def load_version(
         raise LoadError(
             f'model "{model}" version {version}: {type(error).__name__}: {error}'
         ) from error
+    mine = backends[0] is not source  # made here, and of no use to anyone if this fails
     try:
-        return _ready(model, version, backends, options)
+        batcher, batching = _batcher(model, version, backends, options)
     except BaseException:
-        if backends[0] is not source:  # made here, and of no use to anyone now
+        if mine:
             for backend in {id(b): b for b in backends}.values():
                 backend.close()
+        raise
+    try:
+        return _ready(batcher, batching, options)
+    except BaseException:
+        if mine:
+            batcher.close(drain=0.0)  # each backend where it was opened
         raise
 
 
@@ -315,9 +322,9 @@ def model_file(path: Path) -> Path:
     return path / "model.onnx" if path.is_dir() else path
 
 
-def _ready(
+def _batcher(
     model: str, version: str, backends: list[Backend], options: VersionOptions
-) -> ModelVersion:
+) -> tuple[AdaptiveBatcher, str]:
     backend = backends[0]
     traits: Traits = getattr(backend, "traits", Traits())
     if options.declared is not None:
@@ -331,11 +338,16 @@ def _ready(
         model=model,
         version=version,
     )
+    return batcher, batching
+
+
+def _ready(batcher: AdaptiveBatcher, batching: str, options: VersionOptions) -> ModelVersion:
+    backend, traits = batcher.backends[0], batcher.traits
     batcher.open()
-    _try_example(model, backend, batcher)
+    _try_example(batcher.model, backend, batcher)
     loaded = ModelVersion(
-        model,
-        version,
+        batcher.model,
+        batcher.version,
         batcher,
         signature=backend.signature,
         platform=getattr(backend, "platform", type(backend).__name__),
