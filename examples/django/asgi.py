@@ -23,7 +23,7 @@ settings.configure(ROOT_URLCONF=__name__, ALLOWED_HOSTS=["127.0.0.1"], SECRET_KE
     outputs=[ms.TensorSpec("index", "FP32", (-1,))],
     max_batch_size=64,
 )
-def body_mass(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def body_mass(x: np.ndarray[Any, Any]) -> Any:
     """Return the body mass index for rows of metres and kilograms."""
     return x[:, 1] / x[:, 0] ** 2
 

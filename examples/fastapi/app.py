@@ -21,7 +21,7 @@ SPREAD = np.array([4.0, 15.0, 12.0, 90.0], np.float32)
     outputs=[ms.TensorSpec("distance", "FP32", (-1,))],
     max_batch_size=64,
 )
-def outlier(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def outlier(x: np.ndarray[Any, Any]) -> Any:
     """Tell how far from usual rows of temperature, humidity, pressure and carbon dioxide are."""
     return np.abs((x - USUAL) / SPREAD).max(axis=1)
 

@@ -26,9 +26,9 @@ from pathlib import Path
 
 import numpy as np
 
-EACH = 4
-"""Files taken of each suffix, after the sources."""
-SOURCES = 40
+EACH = 1
+"""Files taken of each suffix that packages have."""
+SOURCES = 20
 LARGEST = 1 << 20
 
 

@@ -72,7 +72,7 @@ def run(
 def test_examples_are_listed() -> None:
     page = (EXAMPLES / "README.md").read_text(encoding="utf-8")
     listed = re.findall(r"^\| \[(\w+)\]\(\1/README\.md\) \|", page, re.MULTILINE)
-    assert listed == [folder.name for folder in FOLDERS]
+    assert sorted(listed) == [folder.name for folder in FOLDERS]
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
@@ -83,17 +83,24 @@ def test_introduction_of_an_example_is_short(folder: Path) -> None:
     assert len(lines) <= 10
 
 
+@contextmanager
+def imported(folder: str, module: str) -> Iterator[ModuleType]:
+    """A module of an example, under its own name for as long as it is needed."""
+    sys.path.insert(0, str(EXAMPLES / folder))
+    try:
+        yield importlib.import_module(module)
+    finally:
+        sys.path.remove(str(EXAMPLES / folder))
+        sys.modules.pop(module)
+
+
 # magika
 
 
 @pytest.fixture(scope="module")
 def content_types() -> Iterator[ModuleType]:
-    sys.path.insert(0, str(EXAMPLES / "magika"))
-    try:
-        yield importlib.import_module("content_types")
-    finally:
-        sys.path.remove(str(EXAMPLES / "magika"))
-        sys.modules.pop("content_types")
+    with imported("magika", "content_types") as module:
+        yield module
 
 
 @pytest.fixture(scope="module")
@@ -208,6 +215,37 @@ def test_directory_without_files_is_refused(tmp_path: Path, environment: dict[st
     done = run(EXAMPLES / "magika", environment, "classify.py", str(tmp_path))
     assert done.returncode == 2
     assert "no files in" in done.stderr
+
+
+# ocr
+
+
+def test_repeated_columns_are_one_character_and_blanks_part_two() -> None:
+    with imported("ocr", "lines") as lines:
+        best = [0, 1, 1, 0, 1, 2, 2, 2, 0, 0, 3]
+        scores = np.eye(4, dtype=np.float32)[best]
+        assert lines.spell(scores, ["", "a", "b", " "]) == "aab "
+        assert lines.spell(scores[:1], ["", "a", "b", " "]) == ""
+
+
+def test_widths_are_rounded_up_and_filled_with_grey() -> None:
+    with imported("ocr", "lines") as lines:
+        image = np.full((48, 321), 255, np.uint8)
+        row = lines.pixels(image)
+        assert row.shape == (1, 3, 48, 384)
+        assert np.array_equal(row[0, 2, 47], np.repeat([1.0, 0.0], [321, 63]))
+        assert lines.pixels(image[:, :320]).shape == (1, 3, 48, 320)
+
+
+def test_line_that_cannot_be_read_is_seen(tmp_path: Path, environment: dict[str, str]) -> None:
+    # The font has no such characters and draws the same box for each.
+    (tmp_path / "text").write_text(
+        "Some plain words, 12 of them.\n\u6f22\u5b57\n", encoding="utf-8"
+    )
+    done = run(EXAMPLES / "ocr", environment, "read.py", str(tmp_path / "text"))
+    assert done.returncode == 1, done.stderr
+    assert "as drawn: 1 of 2 lines" in done.stdout
+    assert "'\u6f22\u5b57'" in done.stdout
 
 
 # mounts
