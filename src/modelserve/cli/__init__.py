@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -26,13 +27,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.declare(commands)
     parsed = parser.parse_args(arguments)
     try:
-        return int(parsed.run(parsed))
+        status = int(parsed.run(parsed))
+        sys.stdout.flush()  # here, where it may fail
+        return status
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
+        _finish_output()  # whoever read it has seen enough
         return 1
     except (ServeError, ImportError, ValueError) as error:
         print(f"modelserve {parsed.command}: {error}", file=sys.stderr)
     except OSError as error:
-        print(f"modelserve {parsed.command}: {error.strerror or error}", file=sys.stderr)
+        _finish_output()
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"modelserve {parsed.command}: {where}{error.strerror or error}", file=sys.stderr)
     return 1
+
+
+def _finish_output() -> None:
+    """Drop what cannot be written; Python would try it again at the exit, and fail there."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from modelserve.backends.onnxruntime import InferenceSession
+from modelserve.cli.arguments import existing_model
 from modelserve.execution.proof import prove_batch_axis
-from modelserve.repository.versions import model_file
 from modelserve.tensors import TensorSpec
 
 __all__ = ["declare"]
@@ -33,7 +33,7 @@ def declare(commands: Any) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    path = model_file(arguments.model)
+    path = existing_model(arguments.model)
     session = InferenceSession(path)
     refusal = prove_batch_axis(session)
     signature = session.signature

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
+from modelserve.cli.arguments import at_least, existing_model
 from modelserve.repository.models import STABLE
 from modelserve.repository.publication import described
 from modelserve.repository.store import LocalStore
@@ -39,14 +40,19 @@ def declare(commands: Any) -> None:
         help="label that moves to it; empty for none (default: %(default)s)",
     )
     parser.add_argument(
-        "--keep", metavar="N", type=int, help="then delete all but the newest N versions"
+        "--keep",
+        metavar="N",
+        type=at_least(1),
+        help="then delete all but the newest N versions",
     )
     parser.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    existing_model(arguments.source)
     store = LocalStore(arguments.directory)
     metadata = described(arguments.source)
+    arguments.directory.mkdir(parents=True, exist_ok=True)
     with _progress() as progress:
         stored = store.put(
             arguments.model,
@@ -56,7 +62,11 @@ def _run(arguments: argparse.Namespace) -> int:
             progress=progress,
         )
     if arguments.label:
-        store.label(arguments.model, {arguments.label: stored.version})
+        try:
+            store.label(arguments.model, {arguments.label: stored.version})
+        except BaseException:
+            store.delete(arguments.model, stored.version)  # all or nothing
+            raise
     print(f"{arguments.model} version {stored.version} published")
     if arguments.keep is not None:
         for version in store.collect(arguments.model, arguments.keep):

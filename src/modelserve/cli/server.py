@@ -6,9 +6,13 @@ import argparse
 import asyncio
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from modelserve.cli.arguments import at_least, seconds
+from modelserve.errors import LoadError
+from modelserve.protocols import VersionInfo
 from modelserve.repository.repository import ModelRepository
 from modelserve.security.authentication import APIKeys
 from modelserve.transports.serving import Address, serve
@@ -41,7 +45,11 @@ def declare(commands: Any) -> None:
         help="load this model; may be repeated (default: all)",
     )
     parser.add_argument(
-        "--instances", metavar="N", type=int, default=1, help="instances of each model (default: 1)"
+        "--instances",
+        metavar="N",
+        type=at_least(1),
+        default=1,
+        help="instances of each model (default: 1)",
     )
     parser.add_argument(
         "--api-keys", metavar="FILE", type=Path, help="TOML or JSON file of API keys"
@@ -55,7 +63,7 @@ def declare(commands: Any) -> None:
     parser.add_argument(
         "--drain",
         metavar="SECONDS",
-        type=float,
+        type=seconds,
         default=30.0,
         help="time requests under way get to end (default: %(default)g)",
     )
@@ -67,21 +75,15 @@ def declare(commands: Any) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     directory: Path = arguments.directory
-    Address(arguments.http)  # a wrong address is said before models are loaded
     if not directory.is_dir():
         raise ValueError(f"{directory} is not a directory; give the directory of the models")
-    keys = None if arguments.api_keys is None else APIKeys.from_file(arguments.api_keys)
+    keys = None if arguments.api_keys is None else _keys(arguments.api_keys)
+    _check_address(arguments, keys)
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
-    with ModelRepository(
-        directory,
-        load="none" if arguments.model else "all",
-        watch=arguments.watch,
-        instances=arguments.instances,
-    ) as repository:
-        for name in arguments.model or ():
-            repository.load(name)
-        if not _report(repository, arguments.watch) and not arguments.keep_going:
-            return 1
+    with _load(arguments) as repository:
+        infos = asyncio.run(repository.index())
+        _report(infos)
+        _check_loaded(infos, arguments)
         serve(
             repository,
             http=arguments.http,
@@ -94,25 +96,63 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _report(repository: ModelRepository, watch: bool) -> bool:
-    """Say what is loaded; returns whether nothing that should be is missing."""
-    infos = asyncio.run(repository.index())
+def _keys(path: Path) -> APIKeys:
+    try:
+        return APIKeys.from_file(path)
+    except ValueError as error:
+        raise ValueError(f"{path} holds no API keys: {error}") from error
+
+
+def _check_address(arguments: argparse.Namespace, keys: APIKeys | None) -> None:
+    """Say what is wrong with the address now, and not when all models are loaded."""
+    address = Address(arguments.http)
+    if arguments.admin == "on" and keys is None and not address.loopback:
+        raise ValueError(
+            f"--admin on at {address} would let anyone load and unload models: give --api-keys, "
+            "or listen on 127.0.0.1"
+        )
+    address.bind().close()
+    address.release()
+
+
+def _load(arguments: argparse.Namespace) -> ModelRepository:
+    log = logging.getLogger("modelserve.repository")
+    log.addFilter(_is_no_failure)  # the report tells what could not be loaded
+    try:
+        return ModelRepository(
+            arguments.directory,
+            load=arguments.model or "all",
+            watch=arguments.watch,
+            instances=arguments.instances,
+        )
+    finally:
+        log.removeFilter(_is_no_failure)
+
+
+def _is_no_failure(record: logging.LogRecord) -> bool:
+    return record.levelno < logging.ERROR
+
+
+def _report(infos: Sequence[VersionInfo]) -> None:
     for info in infos:
         if info.state == "READY":
             labels = f" ({', '.join(info.labels)})" if info.labels else ""
             print(f"{info.model} version {info.version}{labels} ready; batching {info.batching}")
-    missing = [
-        info for info in infos if info.state == "UNAVAILABLE" and info.reason != "not loaded"
-    ]
-    for info in missing:
-        print(f"{info.model} version {info.version} is missing: {info.reason}", file=sys.stderr)
-    if missing:
-        print("not serving; --keep-going serves what there is", file=sys.stderr)
-        return False
-    if not infos and not watch:
-        print(
-            "no models: expected DIR/<model>/<version>/model.onnx, as `modelserve publish` makes",
-            file=sys.stderr,
+        elif _is_missing(info):
+            print(f"{info.model} version {info.version} is missing: {info.reason}", file=sys.stderr)
+
+
+def _is_missing(info: VersionInfo) -> bool:
+    return info.state == "UNAVAILABLE" and info.reason != "not loaded"
+
+
+def _check_loaded(infos: Sequence[VersionInfo], arguments: argparse.Namespace) -> None:
+    if arguments.keep_going:
+        return
+    if any(map(_is_missing, infos)):
+        raise LoadError("not every model could be loaded; --keep-going serves what there is")
+    if not infos and not arguments.watch:
+        raise LoadError(
+            f"{arguments.directory} holds no models; expected DIR/<model>/<version>/model.onnx, as "
+            "`modelserve publish` makes"
         )
-        return False
-    return True
