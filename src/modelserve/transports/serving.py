@@ -14,8 +14,9 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any, Final, Self, cast
 
+from modelserve.codecs import oip
 from modelserve.protocols import Authenticator, Servable
-from modelserve.transports.asgi import ASGIApp
+from modelserve.transports.asgi import Application, ASGIApp, Receive, Scope, Send
 from modelserve.transports.routes import MAX_BODY_SIZE
 
 __all__ = ["Address", "HTTPServer", "serve"]
@@ -210,7 +211,7 @@ class HTTPServer:
             authenticator=authenticator,
             max_body_size=max_body_size,
         )
-        self._server = _make_server(self._app, drain)
+        self._server = _make_server(self._answer, drain)
         self._serving: asyncio.Task[None] | None = None
 
     @property
@@ -254,6 +255,19 @@ class HTTPServer:
             self._server.should_exit = True
             await asyncio.shield(self._serving)
 
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._app(scope, receive, send)
+        except asyncio.CancelledError:
+            if not self._server.should_exit or scope["type"] != "http":
+                raise
+            # The drain is over. uvicorn would take the cancellation it asked for as a failure.
+            body = oip.encode_error("the server is stopping")
+            headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
+            with contextlib.suppress(RuntimeError):  # the answer may have begun
+                await send({"type": "http.response.start", "status": 503, "headers": headers})
+                await send({"type": "http.response.body", "body": body})
+
     async def wait(self) -> None:
         """Wait until the server was stopped."""
         if self._serving is not None:
@@ -267,7 +281,7 @@ class HTTPServer:
         await self.stop()
 
 
-def _make_server(app: ASGIApp, drain: float) -> Any:
+def _make_server(app: Application, drain: float) -> Any:
     try:
         import uvicorn
     except ImportError as error:
@@ -291,6 +305,7 @@ def _make_server(app: ASGIApp, drain: float) -> Any:
 
     config = uvicorn.Config(
         app,
+        interface="asgi3",
         ws="none",
         lifespan="off",
         log_config=None,  # and access_log as it is: False would take a host's handlers away
