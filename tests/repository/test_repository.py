@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import shutil
 import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -282,6 +283,53 @@ def test_a_failed_load_of_an_unloaded_model_leaves_it_unloaded(tmp_path: Path) -
         assert set(states(index(repository)).values()) == {"UNAVAILABLE"}
         assert asyncio.run(repository.ready())
         assert repository.load("m", 1) == "1"
+
+
+def test_a_broken_newest_version_keeps_only_the_answering_one_beyond_the_policy(
+    tmp_path: Path,
+) -> None:
+    tree(tmp_path, {"m": {"1": 1, "2": 2}})
+    with ModelRepository(tmp_path, keep=2) as repository:
+        tree(tmp_path, {"m": {"3": 3}})
+        (tmp_path / "m" / "3" / "model.onnx").write_bytes(b"no model")
+        with pytest.raises(LoadError):
+            repository.load("m")
+        assert answer(repository) == 2
+        found = states(index(repository))
+        assert found == {"1": "UNAVAILABLE", "2": "READY", "3": "UNAVAILABLE"}
+
+
+def test_a_label_whose_version_was_deleted_by_hand_is_no_label(tmp_path: Path) -> None:
+    tree(tmp_path, {"m": {"1": 1, "2": 2}})
+    LocalStore(tmp_path).label("m", {"stable": "2"})
+    shutil.rmtree(tmp_path / "m" / "2")
+    with ModelRepository(tmp_path) as repository:
+        assert answer(repository) == 1
+        with pytest.raises(ModelNotFound):
+            answer(repository, version="stable")
+
+
+@pytest.mark.parametrize("keep", [0, -1, "newest", ["1", "x"]])
+def test_a_version_policy_that_is_none_is_refused(keep: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"keep|whole number"):
+        ModelRepository(tmp_path, keep=keep)
+    with ModelRepository() as repository, pytest.raises(ValueError, match=r"keep|whole number"):
+        repository.add("m", adds(1), keep=keep)
+
+
+def test_a_list_of_versions_is_what_is_loaded(tmp_path: Path) -> None:
+    tree(tmp_path, {"m": {"1": 1, "2": 2, "3": 3}})
+    with ModelRepository(tmp_path, keep=["01", "2"]) as repository:
+        assert answer(repository) == 2
+        assert [v for v, state in states(index(repository)).items() if state == "READY"] == [
+            "1",
+            "2",
+        ]
+
+
+def test_what_to_load_is_all_none_or_names(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match='"all", "none" or a list'):
+        ModelRepository(tmp_path, load="iris")  # type: ignore[arg-type]
 
 
 def test_what_the_system_says_of_a_file_reaches_the_index_without_its_path(tmp_path: Path) -> None:
