@@ -24,7 +24,7 @@ napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 
 # A long signature has a line for each parameter.
-python_maximum_signature_line_length = 88
+python_maximum_signature_line_length = 130
 
 html_theme = "furo"
 html_static_path = ["_static"]
