@@ -99,6 +99,7 @@ class PythonBackend:
         self._cleanup: Any = None
         self.signature = self._call.signature
         self._shapes = {spec.name: spec.shape for spec in self.signature.outputs}
+        self._dtypes = _dtypes(self.signature)
         self.example = self._example(example)
         """Inputs to try the function with when it is loaded, or None."""
         self.per_row = self._call.per_row
@@ -304,12 +305,16 @@ class PythonBackend:
 
     def _rows(self, inputs: Mapping[str, Tensor]) -> Iterable[dict[str, Any] | Exception]:
         scalars = self._call.scalars
+        columns = [
+            (name, _column(tensor, scalars.get(name)), scalars.get(name) is str)
+            for name, tensor in inputs.items()
+        ]
         for index in range(_count(inputs)):
             row = {}
             try:
-                for name, tensor in inputs.items():
-                    value = tensor[index]
-                    row[name] = _plain(value, scalars[name]) if name in scalars else value
+                for name, column, text in columns:
+                    value = column[index]
+                    row[name] = value.decode() if text and isinstance(value, bytes) else value
             except UnicodeDecodeError as error:
                 yield InvalidInput(f"row {index} is not UTF-8 text: {error}", path=f'"{name}"')
             else:
@@ -356,7 +361,8 @@ class PythonBackend:
         return outputs
 
     def _declared(self, value: Any, spec: TensorSpec) -> Any:
-        value = _by_row(spec.name, value, spec.datatype)
+        if type(value) is not np.ndarray or value.dtype != self._dtypes.get(spec.name):
+            value = _by_row(spec.name, value, spec.datatype)
         # What was learned from an example is one shape among others.
         shape = self._shapes.get(spec.name)
         if shape is None:
@@ -400,6 +406,7 @@ class PythonBackend:
             return
         specs = [spec_of(name, np.asarray(value)) for name, value in outputs.items()]
         self.signature = Signature(self.signature.inputs, specs)
+        self._dtypes = _dtypes(self.signature)
 
 
 def _concurrency(call: Call) -> int:
@@ -460,12 +467,18 @@ def _count(inputs: Mapping[str, Tensor]) -> int:
     return next(iter(sizes.values()), 1)
 
 
-def _plain(value: Any, kind: type) -> Any:
-    if kind is str and isinstance(value, bytes):
-        return value.decode()
-    if issubclass(kind, np.generic) or isinstance(value, bytes):
-        return value
-    return value.item()
+def _column(tensor: Tensor, kind: type | None) -> Any:
+    """Return what gives a row by its index: Python's own values where those are hinted."""
+    return tensor if kind is None or issubclass(kind, np.generic) else tensor.tolist()
+
+
+def _dtypes(signature: Signature) -> dict[str, np.dtype[Any]]:
+    """Return the dtypes of outputs that need no more than to have them."""
+    return {
+        spec.name: numpy_dtype(spec.datatype)
+        for spec in signature.outputs
+        if spec.datatype != "BYTES"
+    }
 
 
 def _frozen(value: Any) -> Any:
