@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from modelserve.errors import Conflict, InvalidInput, LoadError
+from modelserve.protocols import StoredVersion
 from modelserve.repository.publication import described, signature_of
 from modelserve.repository.repository import ModelRepository
 from modelserve.repository.store import LocalStore
@@ -133,6 +134,24 @@ def test_what_cannot_be_taken_out_is_said_and_the_first_error_raised(
     ):
         repository.publish("m", adds(1), label="?")
     assert "version 1 stays in the store" in caplog.text
+
+
+@pytest.mark.parametrize("version", ["", "2"])
+def test_a_publication_is_not_collected_before_it_is_served(version: str, tmp_path: Path) -> None:
+    class Interrupted(LocalStore):
+        def put(self, model: str, source: Any, **options: Any) -> StoredVersion:
+            stored = super().put(model, source, **options)
+            if stored.version != "4":
+                repository.collect("m", 0)
+            return stored
+
+    LocalStore(tmp_path).put("m", adds(1))
+    LocalStore(tmp_path).put("m", adds(4), version="4")
+    with ModelRepository(Interrupted(tmp_path)) as repository:
+        number = repository.publish("m", adds(9), version=version)
+        assert number == (version or "5")
+        assert answer(repository) == 9
+        assert repository.collect("m", 0) == ("4",)
 
 
 def test_a_taken_number_is_a_conflict(tmp_path: Path) -> None:

@@ -78,6 +78,8 @@ class Control:
         self._metrics = metrics
         self._recorder = recorder
         self._making = threading.Lock()
+        self._publications: list[tuple[str, int]] = []
+        """Models being published, each with the version that its new one comes after."""
         self._gauges = self._add_gauges()
 
     def load(self, model: str, version: str, drain: float) -> str:
@@ -141,25 +143,36 @@ class Control:
             raise self.unknown(model)
         if known is not None and not known.stored:
             raise Conflict(f'model "{model}" was added by name; publish under another one')
-        number = store.put(
-            model,
-            source,
-            version=version,
-            metadata={**described(source), **metadata},
-            **({} if progress is None else {"progress": progress}),
-        ).version
+        newest = max(map(int, store.versions(model)), default=0)
+        publication = (model, min(newest, int(version) - 1) if version else newest)
+        with self._making:
+            self._publications.append(publication)
+        try:
+            number = store.put(
+                model,
+                source,
+                version=version,
+                metadata={**described(source), **metadata},
+                **({} if progress is None else {"progress": progress}),
+            ).version
+            self._serve_stored(model, store, number, label, drain)
+        finally:
+            with self._making:
+                self._publications.remove(publication)
+        return number
+
+    def _serve_stored(
+        self, model: str, store: Store, number: str, label: str | None, drain: float
+    ) -> None:
         held = False
         try:
             with self.changing(model, stored=True) as entry:
                 held = True
                 self._serve_published(entry, store, number, label, drain)
-                if known is None and not entry.versions:
-                    self.forget_if_empty(entry)
         except BaseException:
             if not held:
                 _take_out(store, model, number)
             raise
-        return number
 
     def _serve_published(
         self, entry: ModelEntry, store: Store, number: str, label: str | None, drain: float
@@ -252,10 +265,13 @@ class Control:
         store: Any = self.need_store("collect")
         if not hasattr(store, "collect"):
             raise Unsupported(f"{type(store).__name__} cannot delete old versions")
+        with self._making:
+            after = [number for name, number in self._publications if name == model]
+        # A version is in the store before it is loaded.
+        protect = {v for v in store.versions(model) if after and int(v) > min(after)}
         entry = self.entries.get(model)
-        protect: Collection[str] = ()
         if entry is not None:
-            protect = {*entry.versions, *entry.loading, *entry.leaving, *entry.labels.values()}
+            protect |= {*entry.versions, *entry.loading, *entry.leaving, *entry.labels.values()}
         return tuple(store.collect(model, keep, protect=protect))
 
     def close(self, drain: float) -> None:
