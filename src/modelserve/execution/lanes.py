@@ -142,6 +142,8 @@ class LoopThread:
 
 
 def _end_loop(loop: asyncio.AbstractEventLoop, ended: threading.Event) -> None:
+    if ended.is_set():  # a second stop would cut the clean-up short
+        return
     ended.set()
     with suppress(RuntimeError):  # closed already
         loop.call_soon_threadsafe(loop.stop)

@@ -84,7 +84,8 @@ def prove_batch_axis(backend: Backend, samples: Mapping[str, Tensor] | None = No
 
 def _not_free(side: str, spec: TensorSpec) -> str:
     if spec.shape is None:
-        return ""
+        # What holds with the number of axes tried need not hold with another.
+        return f'the number of axes of input "{spec.name}" is open' if side == "input" else ""
     if not spec.shape:
         return f'{side} "{spec.name}" has no axis'
     if spec.shape[0] >= 0:
