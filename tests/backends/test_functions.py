@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, ForwardRef, Optional
 
 import numpy as np
 import pytest
@@ -96,6 +97,11 @@ def test_example_for_a_parameter_with_default_is_optional() -> None:
     example = {"x": np.zeros((1, 2)), "mask": np.zeros((1, 2), bool)}
     optional = [spec.optional for spec in inputs_of(lambda x, mask=None: None, example=example)]
     assert optional == [False, True]
+
+
+def test_something_is_required_of_every_request() -> None:
+    (spec,) = inputs_of(lambda x=None: None, example=np.zeros((1, 2)))
+    assert not spec.optional
 
 
 def test_example_may_be_a_nested_list() -> None:
@@ -203,6 +209,33 @@ def test_well_known_names_are_read_though_only_the_type_checker_has_them() -> No
     call = read_function(namespace["predict"])
     assert call.signature.inputs == (ms.TensorSpec("x", "FP32"),)
     assert call.context == "context"
+
+
+def test_hint_that_was_left_as_a_reference_is_read() -> None:
+    def predict(x: Any, context: Any) -> None: ...
+
+    predict.__annotations__ = {
+        "x": ForwardRef("NDArray[np.float32]"),
+        "context": ForwardRef("serving.Context"),
+        "return": ForwardRef("Unknown"),
+    }
+    call = read_function(predict)
+    assert call.signature.inputs == (ms.TensorSpec("x", "FP32"),)
+    assert call.context == "context"
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="a type statement needs Python 3.12")
+def test_hint_may_be_an_alias() -> None:
+    namespace: dict[str, Any] = {"np": np, "ms": ms, "NDArray": NDArray, "Iterator": Iterator}
+    exec(
+        "type Array[T] = NDArray[T]\n"
+        "type Image = Array[np.float32]\n"
+        "def predict(images: Iterator[Image]) -> Image | None: ...",
+        namespace,
+    )
+    call = read_function(namespace["predict"])
+    assert call.signature.inputs == (ms.TensorSpec("images", "FP32"),)
+    assert call.signature.outputs == (ms.TensorSpec("output", "FP32"),)
 
 
 def test_context_is_found_though_its_module_is_only_for_the_type_checker() -> None:
@@ -361,6 +394,9 @@ def unhinted(x) -> None: ...  # type: ignore[no-untyped-def]
 def hinted_strangely(x: list[float]) -> None: ...
 
 
+def hinted_complex(x: np.complex128) -> None: ...
+
+
 def hinted_unreadably(x: npt.NDArray[np.float32]) -> None: ...
 
 
@@ -396,6 +432,7 @@ OPTIONAL = ms.TensorSpec("y", "FP32", (-1, 4), optional=True)
 REFUSALS: dict[str, tuple[Any, dict[str, Any], str]] = {
     "no hint": (unhinted, {}, "unhinted: nothing tells what parameter x takes. Give inputs="),
     "strange hint": (hinted_strangely, {}, "hinted_strangely: nothing tells what parameter x"),
+    "no datatype": (hinted_complex, {}, "hinted_complex: nothing tells what parameter x takes"),
     "unreadable hint": (hinted_unreadably, {}, '"npt.NDArray.*" cannot be read when it runs. Give'),
     "no parameters": (nothing, {}, "nothing takes no inputs. Give inputs="),
     "too many inputs": (unhinted, {"inputs": [X, Y]}, "takes x; the inputs given are x, y"),

@@ -72,6 +72,21 @@ def test_text_becomes_bytes(outputs: Any) -> None:
     assert result.tolist() == ["ä".encode(), b"b\x00", b"c\x00"]
 
 
+class OnDevice:
+    """An array that only its own library can read."""
+
+    dtype = np.dtype(np.float32)
+    shape = (3,)
+
+    def __dlpack__(self) -> Any:
+        raise BufferError("not in host memory")
+
+
+def test_array_on_a_device_is_left_there() -> None:
+    result = OnDevice()
+    assert run(lambda x: result, outputs=[Y])["y"] is result
+
+
 SHAPED = ms.TensorSpec("y", "FP32", (-1, 3))
 WRONG: dict[str, tuple[Any, dict[str, Any], str]] = {
     "columns": (ONES, {"outputs": [SHAPED]}, r'"y": expected shape \(-1, 3\), got \(3, 2\)'),
@@ -322,6 +337,17 @@ def test_asynchronous_rows_run_together() -> None:
         return await made.run({"x": np.arange(3.0)})
 
     assert asyncio.run(main())["output"].tolist() == [0, 2, 4]
+
+
+def test_asynchronous_row_that_is_no_text_fails_alone() -> None:
+    async def predict(text: str) -> int:
+        return len(text)
+
+    made: Any = ms.PythonBackend(predict)
+    rows = np.array([b"abc", b"\xff"], object)
+    first, second = asyncio.run(made.run({"text": rows}))["output"]
+    assert first == 3
+    assert isinstance(second, ms.InvalidInput)
 
 
 def test_asynchronous_row_fails_alone() -> None:

@@ -63,6 +63,7 @@ def test_called_plainly_it_is_the_function() -> None:
 
 def test_it_looks_like_the_function() -> None:
     assert total.__name__ == "plain"
+    assert repr(total) == "<Model plain>"
     assert total.__doc__ == "Sum up each row."
     assert total.__module__ == __name__
     assert total.__wrapped__ is plain  # type: ignore[attr-defined]

@@ -405,11 +405,12 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
     if not inspect.isroutine(target) and not hasattr(target, "__wrapped__"):
         target = type(target).__call__
     try:
-        return typing.get_type_hints(target, include_extras=True)
+        hints = typing.get_type_hints(target, include_extras=True)
     except (NameError, TypeError, AttributeError, SyntaxError):
         # A name that is there only for the type checker spoils its own hint, not the others.
         names = {**_KNOWN_NAMES, **getattr(inspect.unwrap(target), "__globals__", {})}
-        return {name: _resolved(hint, names) for name, hint in _annotations(target).items()}
+        hints = {name: _resolved(hint, names) for name, hint in _annotations(target).items()}
+    return {name: _expanded(hint) for name, hint in hints.items()}
 
 
 def _annotations(target: Any) -> dict[str, Any]:
@@ -422,6 +423,8 @@ def _annotations(target: Any) -> dict[str, Any]:
 
 def _resolved(hint: Any, names: dict[str, Any]) -> Any:
     """Return what a hint stands for, or its text where that cannot be told."""
+    if isinstance(hint, typing.ForwardRef):
+        hint = hint.__forward_arg__
     if not isinstance(hint, str):
         return hint
     holder = types.SimpleNamespace(__annotations__={"hint": hint})
@@ -431,11 +434,24 @@ def _resolved(hint: Any, names: dict[str, Any]) -> Any:
         return hint
 
 
+def _expanded(hint: Any) -> Any:
+    """Return what a `type` alias stands for; numpy's own NDArray is one from 2.5 on."""
+    while True:
+        origin = get_origin(hint)
+        if hasattr(origin, "__value__"):
+            hint = origin.__value__[get_args(hint)]
+        elif origin is None and hasattr(hint, "__value__"):
+            hint = hint.__value__
+        else:
+            return hint
+
+
 def _without_none(hint: Any) -> Any:
+    hint = _expanded(hint)
     if get_origin(hint) in (Union, types.UnionType):
         rest = [one for one in get_args(hint) if one is not type(None)]
         if len(rest) == 1:
-            return rest[0]
+            return _expanded(rest[0])
     return hint
 
 
