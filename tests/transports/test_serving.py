@@ -550,6 +550,20 @@ def test_serve_answers_what_is_under_way_at_a_signal_and_returns(
     assert errors == ""
 
 
+@posix
+def test_second_signal_ends_the_wait_for_what_is_under_way(environment: dict[str, str]) -> None:
+    with python(["-c", SERVE], environment) as process:
+        assert process.stdout is not None
+        port = int(process.stdout.readline().rpartition(":")[2])
+        with half_a_request(port, INFER, b"{}") as connection:  # the rest never comes
+            process.send_signal(signal.SIGINT)
+            wait_until_refused(port)
+            process.send_signal(signal.SIGINT)
+            assert connection.recv(1000).startswith(b"HTTP/1.1 503")
+            _, errors = process.communicate(timeout=10)  # a third of the time to drain
+    assert (process.returncode, errors) == (0, "")
+
+
 def test_serve_in_another_thread_leaves_the_signals_alone(
     fresh_python: Callable[..., str],
 ) -> None:

@@ -255,6 +255,12 @@ class HTTPServer:
             self._server.should_exit = True
             await asyncio.shield(self._serving)
 
+    def give_up(self) -> None:
+        """End the drain of a server that was told to stop: what is under way is answered 503."""
+        self._server.force_exit = True
+        for task in tuple(self._server.server_state.tasks):
+            task.cancel()
+
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await self._app(scope, receive, send)
@@ -346,7 +352,8 @@ def serve(
     """Serve over HTTP until SIGINT or SIGTERM, then answer what is under way and return.
 
     For a process that does nothing else: it runs an event loop (uvloop's where installed), handles
-    those two signals and sets the interpreter's switch interval to 0.1 ms while it serves.
+    those two signals and sets the interpreter's switch interval to 0.1 ms while it serves. A second
+    signal ends the wait for what is under way.
 
     Args:
         servable: What answers. It is not closed afterwards.
@@ -382,7 +389,13 @@ def serve(
 
 async def _serve(server: HTTPServer, on_ready: Callable[[str], None] | None) -> None:
     stop = asyncio.Event()
-    with _on_signals(stop.set):
+
+    def on_signal() -> None:
+        if stop.is_set():
+            server.give_up()
+        stop.set()
+
+    with _on_signals(on_signal):
         async with server:
             if on_ready is not None:
                 on_ready(server.url)
