@@ -16,8 +16,6 @@ import modelserve as ms
 
 HEIGHT = 48
 NARROWEST = 320
-STEP = 64
-"""Widths are rounded up to multiples of it, so that lines of about one length share a batch."""
 
 
 def model_file() -> Path:
@@ -40,9 +38,8 @@ def draw(text: str) -> np.ndarray[Any, Any]:
 
 
 def pixels(image: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Make the network's input: three equal channels of -1 to 1, with grey to the right."""
-    width = max(NARROWEST, -(-image.shape[1] // STEP) * STEP)
-    row = np.zeros((1, 3, HEIGHT, width), np.float32)
+    """Make the network's input: three equal channels of -1 to 1, a short line filled with grey."""
+    row = np.zeros((1, 3, HEIGHT, max(NARROWEST, image.shape[1])), np.float32)
     row[..., : image.shape[1]] = image / np.float32(127.5) - 1
     return row
 
@@ -55,15 +52,15 @@ def spell(scores: np.ndarray[Any, Any], characters: list[str]) -> str:
 
 
 def serve_lines(repository: ms.ModelRepository) -> None:
-    """Publish the network, and add the model `read_line` in front of it: image to text.
+    """Add the network, and the model `read_line` in front of it: image to text.
 
     A line's scores are megabytes (a number for each column and character), so they are turned into
-    text where they arise and only that is sent.
+    text where they arise and only that is sent. Each line runs alone: the network takes as long for
+    a line beside others, and would hold the scores of all of them.
     """
     session = ms.InferenceSession(model_file())
     characters = ["", *session.metadata["character"].split("\n"), " "]
-    session.close()
-    repository.publish("recogniser", model_file())
+    repository.add("recogniser", session, max_batch_size=0)
 
     @ms.model(
         inputs=[ms.TensorSpec("image", "UINT8", (HEIGHT, -1))],

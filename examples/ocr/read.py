@@ -16,7 +16,6 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, redirect_stdout
 from io import StringIO
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 
@@ -47,10 +46,9 @@ async def models(url: str | None) -> AsyncIterator[ms.Servable]:
         return
     from lines import serve_lines
 
-    with TemporaryDirectory() as directory:
-        async with ms.ModelRepository(directory) as repository:
-            await asyncio.to_thread(serve_lines, repository)
-            yield repository
+    async with ms.ModelRepository() as repository:
+        await asyncio.to_thread(serve_lines, repository)  # loading takes a while
+        yield repository
 
 
 async def read(url: str | None, images: Sequence[np.ndarray[Any, Any]]) -> list[str]:

@@ -1,7 +1,6 @@
-"""Publish the network into a repository and serve it over HTTP: python serve.py [HOST:PORT]"""
+"""Serve the network over HTTP: python serve.py [HOST:PORT]"""
 
 import sys
-from tempfile import TemporaryDirectory
 
 from lines import serve_lines
 
@@ -10,7 +9,7 @@ import modelserve as ms
 
 def main() -> None:
     address = sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:8000"
-    with TemporaryDirectory() as directory, ms.ModelRepository(directory) as repository:
+    with ms.ModelRepository() as repository:
         serve_lines(repository)
         ms.serve(
             repository, http=address, on_ready=lambda url: print(f"ready on {url}", flush=True)
