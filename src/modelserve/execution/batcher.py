@@ -25,6 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import ContextVar, copy_context
 from functools import partial
+from os import getpid
 from time import monotonic, perf_counter
 from typing import Any, Final
 
@@ -171,20 +172,32 @@ class AdaptiveBatcher:
             spec.shape is not None and -1 not in spec.shape[1 if max_batch_size else 0 :]
             for spec in backends[0].signature.inputs
         ) and not any(spec.optional for spec in backends[0].signature.inputs)
-        self._lock = threading.Lock()
-        self._queue = PendingQueue(max_queue_size, max_queue_bytes)
-        self._ports: dict[asyncio.AbstractEventLoop, LoopPort] = {}
         self._inline = self.traits.inline
+        self._closed = False
+        self._abandoned = False
+        self._released = False
+        self._beginning = threading.Lock()
+        self._begin(PendingQueue(max_queue_size, max_queue_bytes))
+
+    def _begin(self, queue: PendingQueue) -> None:
+        """Set up what belongs to one process: locks, lanes, who waits."""
+        self._lock = threading.Lock()
+        self._queue = queue
+        self._ports: dict[asyncio.AbstractEventLoop, LoopPort] = {}
         self.loop_thread = (
-            LoopThread(f"modelserve-{model}-loop") if self.traits.asynchronous else None
+            LoopThread(f"modelserve-{self.model}-loop") if self.traits.asynchronous else None
         )
         self._lanes = self._make_lanes()
         self._idle = list(reversed(self._lanes))
         self._running = 0
-        self._closed = False
-        self._abandoned = False
-        self._released = False
         self._drained = threading.Event()
+        self._process = getpid()
+
+    def _begin_after_fork(self) -> None:
+        """Begin anew in a forked child, which has the parent's objects and none of its threads."""
+        with self._beginning:
+            if self._process != getpid():
+                self._begin(PendingQueue(self._queue.max_requests, self._queue.max_bytes))
 
     def _make_lanes(self) -> list[Lane]:
         lanes = []
@@ -243,6 +256,8 @@ class AdaptiveBatcher:
             DeadlineExceeded: The deadline passed first.
             BackendError: Model code failed.
         """
+        if self._process != getpid():
+            self._begin_after_fork()
         loop = asyncio.get_running_loop()
         pending = Pending(
             request, inputs, rows, self._key(request, inputs), perf_counter(), _chain.get()
@@ -284,6 +299,8 @@ class AdaptiveBatcher:
             BackendError: Also when a coroutine of a model calls this: it would hold the loop that
                 answers, so it has to await `submit`.
         """
+        if self._process != getpid():
+            self._begin_after_fork()
         pending = Pending(
             request, inputs, rows, self._key(request, inputs), perf_counter(), _chain.get()
         )
@@ -333,6 +350,8 @@ class AdaptiveBatcher:
         Returns:
             Whether everything was answered in time.
         """
+        if self._process != getpid():
+            self._begin_after_fork()
         with self._lock:
             self._closed = True
             jobs = []
