@@ -8,6 +8,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -163,28 +164,48 @@ def test_uvloop_serves_too():
     batcher.close()
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="POSIX only")
-@BACKENDS
-def test_a_forked_child_serves_after_its_parent_did(backend, environment):
-    # In an interpreter of its own: this one may have threads that would make a fork unsafe.
-    code = f"""
-import asyncio, os, sys, warnings
-sys.path.insert(0, {os.path.dirname(os.path.dirname(__file__))!r})
-sys.path.insert(0, {os.path.dirname(__file__)!r})
-import test_lanes
+FORKED = """
+import asyncio, os, sys, threading, warnings
+sys.path[:0] = {paths!r}
+from test_lanes import AdaptiveBatcher, AsyncBackend, GatedBackend, infer, predict
 warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of forks with threads
-batcher = test_lanes.AdaptiveBatcher([test_lanes.{backend.__name__}()], max_batch_size=8)
-assert test_lanes.predict(batcher, 1) == 2
-assert asyncio.run(test_lanes.infer(batcher, 2)) == 4
+backend = {backend}()
+batcher = AdaptiveBatcher([backend], max_batch_size=8)
+assert predict(batcher, 1) == 2
+assert asyncio.run(infer(batcher, 2)) == 4
+{before}
 child = os.fork()
-ok = test_lanes.predict(batcher, 3) == 6 and asyncio.run(test_lanes.infer(batcher, 4)) == 8
-ok = ok and batcher.close()
 if child == 0:
-    os._exit(0 if ok else 1)
-assert ok
+    backend.release()
+    ok = predict(batcher, 3) == 6 and asyncio.run(infer(batcher, 4)) == 8
+    os._exit(0 if ok and batcher.close() else 1)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+backend.release()
+assert predict(batcher, 5) == 10
+assert batcher.close()
 print("both")
 """
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="POSIX only")
+@pytest.mark.parametrize(
+    ("backend", "before"),
+    [
+        ("GatedBackend", ""),
+        ("AsyncBackend", ""),
+        (
+            "GatedBackend",
+            "backend.hold()\nthreading.Thread(target=predict, args=(batcher, 6)).start()\n"
+            "backend.entered.acquire()\nbackend.entered.acquire()\nbackend.wait_inside()",
+        ),
+    ],
+    ids=["sync", "async", "busy"],
+)
+def test_a_forked_child_serves_after_its_parent_did(backend, before, environment):
+    # In an interpreter of its own: this one may have threads that would make a fork unsafe.
+    tests = Path(__file__).parent
+    paths = [str(tests.parent), str(tests)]
+    code = FORKED.format(paths=paths, backend=backend, before=before)
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=15
     )
