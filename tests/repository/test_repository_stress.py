@@ -1,7 +1,9 @@
 """Requests without a pause while versions come and go: none fails, none is answered wrongly."""
 
+import asyncio
 import logging
 import threading
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 
 from modelserve.errors import ModelNotFound, ModelNotReady
 from modelserve.execution.batcher import BatcherClosed
+from modelserve.messages import InferRequest
 from modelserve.repository.decorator import model
 from modelserve.repository.repository import ModelRepository
 from modelserve.repository.store import LocalStore
@@ -106,6 +109,43 @@ def test_functions_are_swapped_under_load() -> None:
                 repository.add(adding(number))
             traffic.more(PER_CYCLE)
     check(traffic, set(range(1, CYCLES + 2)))
+
+
+def test_streams_are_whole_while_their_model_is_swapped() -> None:
+    def counting(number: int) -> Any:
+        @model(name="m", inputs=[TensorSpec("n", "INT64", (1,))], concurrency=2)
+        def count(n: Any) -> Iterator[Any]:
+            for step in range(3):
+                yield {"v": np.array([number, int(n[0]), step])}
+
+        return count
+
+    async def read(repository: ModelRepository, seed: int, until: asyncio.Event) -> list[int]:
+        seen: list[int] = []
+        while not until.is_set():
+            asked = InferRequest("m", {"n": np.array([seed + len(seen)])})
+            got = [r.outputs["v"].tolist() async for r in repository.stream(asked)]
+            number = got[0][0]
+            assert got == [[number, seed + len(seen), step] for step in range(3)]
+            seen.append(number)
+        return seen
+
+    async def main() -> list[list[int]]:
+        async with ModelRepository() as repository:
+            repository.add(counting(1))
+            until = asyncio.Event()
+            readers = [asyncio.create_task(read(repository, 1000 * n, until)) for n in range(8)]
+            for number in range(2, CYCLES + 2):
+                asked = InferRequest("m", {"n": np.array([0])})
+                versions = [response.version async for response in repository.stream(asked)]
+                assert versions == [str(number - 1)] * 3
+                await repository.aadd(counting(number))
+            until.set()
+            return await asyncio.gather(*readers)
+
+    for seen in asyncio.run(main()):
+        assert seen == sorted(seen)
+        assert len(set(seen)) > 1
 
 
 def test_unloading_the_only_version_under_load_is_said_and_nothing_else(tmp_path: Path) -> None:
