@@ -12,6 +12,8 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from math import inf
+from time import monotonic
 from typing import Any, Final, Self, cast
 
 from modelserve.codecs import oip
@@ -25,6 +27,16 @@ __all__ = ["Address", "HTTPServer", "serve"]
 # model's thread that has finished waits that long behind a busy event loop.
 _SWITCH_INTERVAL: Final = 1e-4
 _BACKLOG: Final = 2048
+# The request line and headers: uvicorn takes any number of bytes, at any pace.
+_MAX_HEAD: Final = 64 << 10
+_HEAD_TIMEOUT: Final = 30.0
+# Stands for the size of the head while a body arrives, so that no body reaches the bound.
+_NO_HEAD: Final = -(1 << 62)
+_HEAD_TOO_LARGE: Final = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\n"
+    b"content-type: application/json\r\ncontent-length: 50\r\n\r\n"
+    b'{"error":"the headers have more than 65536 bytes"}'
+)
 
 
 class Address:
@@ -161,7 +173,8 @@ class HTTPServer:
 
     It changes nothing outside itself: no signal handlers, no logging. The control routes (load,
     unload) are offered on an address that only this machine reaches, and on any other one only with
-    an authenticator; `admin` says otherwise.
+    an authenticator; `admin` says otherwise. The headers of a request may have about 64 KiB and
+    take 30 seconds to arrive.
 
     Args:
         servable: What answers: a repository, a model, a client. It is not closed with the server.
@@ -309,6 +322,13 @@ def _make_server(app: Application, drain: float) -> Any:
             if self.ready is not None and self.started:
                 self.ready.set()
 
+        async def on_tick(self, counter: int) -> bool:
+            if counter % 10 == 0:  # every second; a timer for each request would cost more
+                for connection in tuple(self.server_state.connections):
+                    if hasattr(connection, "close_if_late"):
+                        connection.close_if_late()
+            return await super().on_tick(counter)
+
     config = uvicorn.Config(
         app,
         interface="asgi3",
@@ -324,19 +344,53 @@ def _make_server(app: Application, drain: float) -> Any:
         timeout_graceful_shutdown=cast(int, max(drain, 0.01)),
     )
     config.load()
-    config.http_protocol_class = _without_access_log(config.http_protocol_class)
+    config.http_protocol_class = _bounded(config.http_protocol_class)
     return Server(config)
 
 
-def _without_access_log(protocol: Any) -> Any:
-    """Return uvicorn's protocol without a call of its access logger for each request."""
+def _bounded(protocol: Any) -> Any:
+    """Return uvicorn's protocol with bounds on a request's head, and without its access log."""
 
-    class Protocol(protocol):  # type: ignore[misc]  # which one it is depends on what is installed
+    class Quiet(protocol):  # type: ignore[misc]  # which one it is depends on what is installed
         def __init__(self, *args: Any, **options: Any) -> None:
             super().__init__(*args, **options)
             self.access_log = False
 
-    return Protocol
+    if not hasattr(protocol, "on_headers_complete"):
+        return Quiet  # not httptools': h11 bounds the head by itself
+
+    class Bounded(Quiet):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            self.head_size = 0
+            self.head_since = monotonic()
+
+        def on_message_begin(self) -> None:
+            self.head_size = 0
+            self.head_since = monotonic()
+            super().on_message_begin()
+
+        def on_headers_complete(self) -> None:
+            self.head_size = _NO_HEAD
+            self.head_since = inf
+            super().on_headers_complete()
+
+        def data_received(self, data: bytes) -> None:
+            self.head_size += len(data)
+            super().data_received(data)
+            if self.head_size > _MAX_HEAD and not self.transport.is_closing():
+                if self.is_idle():
+                    self.transport.write(_HEAD_TOO_LARGE)
+                self.transport.close()
+
+        def is_idle(self) -> bool:
+            return self.cycle is None or self.cycle.response_complete
+
+        def close_if_late(self) -> None:
+            if monotonic() - self.head_since > _HEAD_TIMEOUT and self.is_idle():
+                self.transport.close()
+
+    return Bounded
 
 
 def serve(
