@@ -259,6 +259,9 @@ class HTTPServer:
         try:
             await self._server.serve(sockets=[bound])
         finally:
+            # uvicorn does so too, but not all of its versions where it was stopped as it started.
+            for listener in getattr(self._server, "servers", ()):
+                listener.close()
             bound.close()
             self._address.release()
 
