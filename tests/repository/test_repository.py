@@ -407,6 +407,21 @@ def test_unloading_a_version_lets_its_requests_end_and_then_closes_it() -> None:
         assert backend.closed.is_set()
 
 
+def test_a_draining_version_keeps_no_other_change_waiting() -> None:
+    with ModelRepository() as repository, held(repository) as (backend, asked):
+        replacing = Background(repository.add, "m", Gated(2))
+        wait_until(lambda: states(index(repository)) == {"1": "UNLOADING", "2": "READY"})
+        third = Gated(3)
+        third.gate.set()
+        assert repository.add("m", third) == "3"
+        assert answer(repository) == 3
+        assert not backend.closed.is_set()
+        backend.gate.set()
+        assert asked.result() == 1
+        assert replacing.result() == "2"
+        assert backend.closed.is_set()
+
+
 def test_what_waits_when_the_drain_is_over_gets_model_not_ready() -> None:
     with ModelRepository() as repository, held(repository) as (backend, asked):
         waiting = Background(answer, repository)

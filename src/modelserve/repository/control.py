@@ -123,8 +123,6 @@ class Control:
                 entry.failed = {}
             kept = {v for v in entry.versions if version and v != version}
             self.switch(entry, entry.versions, kept, drain)
-            if not entry.stored:
-                self.forget_if_empty(entry)
 
     def publish(
         self,
@@ -194,8 +192,6 @@ class Control:
             entry.available = tuple(v for v in entry.available if v != number)
             kept = () if fresh or not entry.enabled else set(entry.versions) - {number}
             self.switch(entry, entry.versions, kept, drain)
-            if fresh:
-                self.forget_if_empty(entry)
             raise
         entry.explicit = before[1]
         self._follow(entry, drain)
@@ -283,12 +279,11 @@ class Control:
         for entry in entries:  # all at once, so that one slow model takes no other's time to drain
             with entry.lock:
                 entry.enabled = False
-                entry.leaving = {**entry.leaving, **entry.versions}
+                entry.leave(entry.versions.values(), end)
                 entry.update({})
         self.entries.clear()
         for entry in entries:
-            with entry.lock:
-                self._close_leaving(entry, end)
+            self._close_leaving(entry)
         for remove in self._gauges:
             remove()
         self._gauges = []
@@ -378,25 +373,26 @@ class Control:
         drain: float,
         labels: Mapping[str, str] | None = None,
     ) -> None:
-        """Send requests to the kept versions from now on, then drain and close the others."""
+        """Send requests to the kept versions from now on; the others close when `changing` ends."""
         if not entry.stored:
             labels = {k: v for k, v in entry.labels.items() if v in kept}
-        entry.leaving = {v: version for v, version in versions.items() if v not in kept}
+        leaving = [version for number, version in versions.items() if number not in kept]
+        entry.leave(leaving, monotonic() + drain)
         entry.update({v: version for v, version in versions.items() if v in kept}, labels)
-        self._close_leaving(entry, monotonic() + drain)
 
-    def _close_leaving(self, entry: ModelEntry, end: float) -> None:
-        """Close the versions that get no more requests, giving them until `end` to answer."""
-        for version in entry.leaving.values():
-            version.state = "UNLOADING"
-        for number, version in entry.leaving.items():
+    def _close_leaving(self, entry: ModelEntry) -> None:
+        """Close the versions that get no more requests, when they have answered those they have."""
+        for version, end in entry.take_leaving():
             if not version.close(drain=max(0.0, end - monotonic())):
                 _log.warning(
-                    "model %s version %s was closed with requests unanswered", entry.name, number
+                    "model %s version %s was closed with requests unanswered",
+                    entry.name,
+                    version.version,
                 )
+            entry.left(version)
             self._recorder.flush()
-            self._metrics.forget(entry.name, number)
-        entry.leaving = {}
+            if version.version not in entry.versions:
+                self._metrics.forget(entry.name, version.version)
 
     def load_first(self, load: Literal["all", "none"] | Iterable[str]) -> None:
         """Load what a new repository should hold; what cannot be loaded says why in its state."""
@@ -434,11 +430,23 @@ class Control:
         """
         while True:
             entry = self.entry(name) if stored is None else self.open_entry(name, stored=stored)
-            with entry.lock:
-                # Whoever held it before may have dropped it, or closed the repository.
-                if self.entries.get(name) is entry and not self.closed:
-                    yield entry
-                    return
+            ended = False
+            try:
+                with entry.lock:
+                    # Whoever held it before may have dropped it, or closed the repository.
+                    if self.entries.get(name) is entry and not self.closed:
+                        entry.changes += 1
+                        try:
+                            yield entry
+                            return
+                        finally:
+                            entry.changes -= 1
+                            ended = not entry.changes
+            finally:
+                # Not under the lock: a rollback must not wait until an old version has drained.
+                if ended:
+                    self._close_leaving(entry)
+                    self._forget_if_empty(entry)
 
     def unknown(self, name: str) -> ModelNotFound | ModelNotReady:
         """Return the error for a name there is no model of."""
@@ -462,10 +470,11 @@ class Control:
                 raise Conflict(f'there is a model "{name}" already, {where}')
             return entry
 
-    def forget_if_empty(self, entry: ModelEntry) -> None:
-        """Drop a model that has no version."""
-        with self._making:
-            if not entry.versions and self.entries.get(entry.name) is entry:
+    def _forget_if_empty(self, entry: ModelEntry) -> None:
+        """Drop a model that has no version, here or in the store."""
+        with entry.lock, self._making:
+            empty = not (entry.versions or entry.leaving or entry.available)
+            if empty and self.entries.get(entry.name) is entry:
                 del self.entries[entry.name]
 
     def need_store(self, verb: str) -> Store:
@@ -529,8 +538,6 @@ class Control:
         try:
             with self.changing(name, stored=True) as entry:
                 self._follow(entry, DRAIN)
-                if not entry.available:  # deleted
-                    self.forget_if_empty(entry)
         except (ServeError, OSError) as error:
             _log.error("model %s could not follow the store: %s", name, error)
 

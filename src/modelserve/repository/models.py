@@ -6,7 +6,7 @@ Loading is `repository.versions`; when to load what is `repository.repository`.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,8 +72,11 @@ class ModelEntry:
         self.failed: Mapping[str, str] = {}
         """Why versions that should be there are not."""
         self.loading: frozenset[str] = frozenset()
+        self.changes = 0
+        """How many changes the holder of the lock is in, one inside the other."""
         self.leaving: Mapping[str, ModelVersion] = {}
         """Versions that get no more requests and answer those they have."""
+        self._to_close: list[tuple[ModelVersion, float]] = []
         self.available: tuple[str, ...] = ()
         """Versions in the store when it was last looked at."""
         self._served = Served()
@@ -105,6 +108,24 @@ class ModelEntry:
         numbers = tuple(ordered)
         default = ordered.get(answering_version(numbers, labels))
         self._served = Served(ordered, dict(labels), default, numbers)
+
+    def leave(self, versions: Iterable[ModelVersion], end: float) -> None:
+        """Note versions that get no more requests and have until `end` to answer; under the lock."""
+        for version in versions:
+            version.state = "UNLOADING"
+            self.leaving = {**self.leaving, version.version: version}
+            self._to_close.append((version, end))
+
+    def take_leaving(self) -> list[tuple[ModelVersion, float]]:
+        """Return the versions to close with the end of their time; each is returned once."""
+        with self.lock:
+            taken, self._to_close = self._to_close, []
+        return taken
+
+    def left(self, version: ModelVersion) -> None:
+        """Forget a version that was closed."""
+        with self.lock:
+            self.leaving = {k: v for k, v in self.leaving.items() if v is not version}
 
     def choose(
         self, request: InferRequest, wanted: str = ""

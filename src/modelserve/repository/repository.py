@@ -415,13 +415,9 @@ class ModelRepository:
             if number in entry.versions:
                 raise Conflict(f'model "{name}" has a version {number} already')
             source = source.backend if declared else source
-            try:
-                if keep is not None:
-                    entry.keep = checked_keep(keep)
-                loaded = self._control.load_version(entry, number, source, options)
-            except BaseException:
-                self._control.forget_if_empty(entry)
-                raise
+            if keep is not None:
+                entry.keep = checked_keep(keep)
+            loaded = self._control.load_version(entry, number, source, options)
             everything = {**entry.versions, number: loaded}
             numbers = sorted(everything, key=int)
             kept = set(wanted_versions(entry, numbers, entry.labels)) | {number}
