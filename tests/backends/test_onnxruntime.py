@@ -606,7 +606,7 @@ def test_unknown_optimization_is_refused() -> None:
 def test_cpu_session_may_run_inline_shared_and_again() -> None:
     session = InferenceSession(onnx_models.mlp())
     assert session.providers == ("CPU",)
-    assert session.traits == Traits(inline=True, shared=True, repeatable=True)
+    assert session.traits == Traits(inline=True, shared=True, repeatable=True, synthetic=True)
 
 
 @pytest.mark.skipif(
@@ -662,7 +662,7 @@ def test_best_available_provider_is_the_default(accelerated: type[Accelerated]) 
 
 def test_accelerated_session_gets_a_thread_of_its_own(accelerated: type[Accelerated]) -> None:
     traits = InferenceSession(onnx_models.mlp()).traits
-    assert traits == Traits(inline=False, shared=False, repeatable=True)
+    assert traits == Traits(inline=False, shared=False, repeatable=True, synthetic=True)
 
 
 def test_accelerator_that_does_not_start_falls_back(accelerated: type[Accelerated]) -> None:

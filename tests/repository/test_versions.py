@@ -116,6 +116,35 @@ def test_a_users_own_backend_stays_open_when_the_load_fails() -> None:
     assert backend.closed == 0
 
 
+def test_a_function_with_retry_is_not_run_on_made_up_rows() -> None:
+    seen = []
+
+    def double(x: Any) -> Any:
+        seen.append(len(x))
+        return {"y": x * 2}
+
+    version = load(PythonBackend(double, inputs=[SPEC], retry=True))
+    assert version.batcher.max_batch_size == 0
+    assert not seen
+    version.close(drain=1.0)
+
+
+def test_a_predict_function_is_not_taken_for_a_factory() -> None:
+    def predict(x: Any) -> int:
+        return 3
+
+    with pytest.raises(TypeError, match=r"predict\(0\).* returned int; .*modelserve.model\(predict"):
+        load(predict)
+
+
+def test_a_factory_that_fails_is_named() -> None:
+    def predict(x: Any) -> Any:
+        raise ValueError("Expected 2D array")
+
+    with pytest.raises(LoadError, match=r"predict\(0\).* raised ValueError: Expected 2D array; to"):
+        load(predict)
+
+
 def test_a_model_is_one_of_four_things() -> None:
     with pytest.raises(TypeError, match="a path, bytes, a backend, or a function"):
         load(3)

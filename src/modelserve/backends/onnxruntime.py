@@ -162,7 +162,9 @@ class InferenceSession:
         inline = self.providers[0] in HOST_PROVIDERS
         # An accelerator serves one stream: further threads would only wait for it, and the wait
         # would block whoever calls, so it gets a thread of its own.
-        self.traits = Traits(inline=inline, shared=inline, repeatable=True)
+        self.traits = Traits(
+            inline=inline, shared=inline, repeatable=True, synthetic=True
+        )
         self._device = (_OUTPUT_DEVICE.get(self.providers[0], "cpu"), 0)
         self._session = session
         self._output_names = [spec.name for spec in outputs]

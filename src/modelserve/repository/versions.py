@@ -7,10 +7,17 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from modelserve.errors import InvalidInput, LoadError, ModelNotReady, ServeError, Unsupported
 from modelserve.execution.batcher import AdaptiveBatcher, BatcherClosed
@@ -310,10 +317,31 @@ def _backends(source: Any, options: VersionOptions) -> list[Backend]:
             )
         return [source] * options.instances
     if callable(source):
-        return [source(instance) for instance in range(options.instances)]
+        return [_made(source, instance) for instance in range(options.instances)]
     raise TypeError(
         "a model is a path, bytes, a backend, or a function that makes a backend for an instance; "
-        f"got {type(source).__name__}"
+        f"got {type(source).__name__}. To serve a predict method, add modelserve.model(object.predict, "
+        "...)"
+    )
+
+
+def _made(factory: Callable[[int], Any], instance: int) -> Backend:
+    name = getattr(factory, "__name__", type(factory).__name__)
+    hint = f"to serve a predict function, add modelserve.model({name}, ...)"
+    try:
+        made = factory(instance)
+    except (ServeError, ImportError):
+        raise
+    except Exception as error:
+        raise LoadError(
+            f"{name}({instance}), called to make the backend of an instance, raised "
+            f"{type(error).__name__}: {error}; {hint}"
+        ) from error
+    if hasattr(made, "signature") and (hasattr(made, "run") or hasattr(made, "stream")):
+        return cast(Backend, made)
+    raise TypeError(
+        f"{name}({instance}), called to make the backend of an instance, returned "
+        f"{type(made).__name__}; {hint}"
     )
 
 
@@ -353,7 +381,7 @@ def _ready(batcher: AdaptiveBatcher, batching: str, options: VersionOptions) -> 
         platform=getattr(backend, "platform", type(backend).__name__),
         batching=batching,
     )
-    if options.warm_up and traits.repeatable and not traits.streams:
+    if options.warm_up and traits.synthetic and not traits.streams:
         _warm_up(batcher, backend, options)
     loaded.state = "READY"
     return loaded
@@ -396,7 +424,7 @@ def _batch_size(backend: Backend, traits: Traits, options: VersionOptions) -> tu
         if declared and getattr(backend, "per_row", False):
             return declared, f"declared: up to {declared} rows, one call a row"
         return declared, f"declared: up to {declared} rows" if declared else "off: declared"
-    if not traits.repeatable:  # a function may do more than compute: it is not run on made-up rows
+    if not traits.synthetic:
         return 0, "off: max_batch_size is not declared"
     refusal = prove_batch_axis(backend, options.warm_up_inputs or None)
     if refusal:
