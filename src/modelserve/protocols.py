@@ -44,8 +44,8 @@ class Traits:
         streams: The backend answers with `stream`, not with `run`.
         takes_stream: The backend's `stream` consumes many requests, not one.
         concurrency: How many calls may be under way at once in one instance.
-        synthetic: It may be run on made-up inputs when it is loaded, to warm it up and to prove that
-            axis 0 is a batch; a function that does more than compute may not.
+        synthetic: It may be run on made-up inputs when it is loaded, to warm it up and to prove
+            that axis 0 is a batch; a function that does more than compute may not.
         opens: The backend has an `open()`, to be called once at load on the thread it will run on.
     """
 

@@ -133,7 +133,7 @@ def test_a_predict_function_is_not_taken_for_a_factory() -> None:
     def predict(x: Any) -> int:
         return 3
 
-    with pytest.raises(TypeError, match=r"predict\(0\).* returned int; .*modelserve.model\(predict"):
+    with pytest.raises(TypeError, match=r"predict\(0\).* returned int; .*model\(predict"):
         load(predict)
 
 

@@ -110,7 +110,7 @@ class ModelEntry:
         self._served = Served(ordered, dict(labels), default, numbers)
 
     def leave(self, versions: Iterable[ModelVersion], end: float) -> None:
-        """Note versions that get no more requests and have until `end` to answer; under the lock."""
+        """Note, under the lock, versions that get no more requests; they may answer until `end`."""
         for version in versions:
             version.state = "UNLOADING"
             self.leaving = {**self.leaving, version.version: version}

@@ -320,8 +320,8 @@ def _backends(source: Any, options: VersionOptions) -> list[Backend]:
         return [_made(source, instance) for instance in range(options.instances)]
     raise TypeError(
         "a model is a path, bytes, a backend, or a function that makes a backend for an instance; "
-        f"got {type(source).__name__}. To serve a predict method, add modelserve.model(object.predict, "
-        "...)"
+        f"got {type(source).__name__}. To serve a predict method, add "
+        "modelserve.model(object.predict, ...)"
     )
 
 
