@@ -75,11 +75,11 @@ def test_large_file_is_told_in_megabytes(command: Cli, tmp_path: Path) -> None:
     [
         (
             onnx_models.int8_dynamic(),
-            'output "y" of a row changes when other rows are beside it',
+            'output "y" of a row depends on what its neighbours hold',
         ),
         (
             onnx_models.reduce_over_batch(),
-            'output "y" of a row changes when other rows are beside it',
+            'output "y" of a row depends on what its neighbours hold',
         ),
     ],
     ids=["int8 with scales over the batch", "mean over the batch"],

@@ -36,7 +36,7 @@ def test_rows_that_do_not_touch_each_other_may_share_a_batch(content):
         (onnx_models.column_sum(), 'axis 0 of output "y" is fixed at 3'),
         (
             onnx_models.reduce_over_batch(),
-            'output "y" of a row changes when other rows are beside it',
+            'output "y" of a row depends on what its neighbours hold',
         ),
         (onnx_models.optional_input(), 'axis 0 of input "scale" is fixed at 1'),
     ],
@@ -50,6 +50,24 @@ def test_the_reason_against_a_batch_can_be_read(content, reason):
 def test_dynamic_quantization_is_found_out(seed):
     reason = prove_batch_axis(InferenceSession(onnx_models.int8_dynamic(seed=seed)))
     assert reason.startswith('output "y" of a row')
+
+
+def test_more_than_rounding_between_batch_sizes_has_its_own_reason():
+    def by_size(inputs):
+        return {"y": inputs["x"] * (1.0 if len(inputs["x"]) == 1 else 1.01)}
+
+    assert "changes with the size of the batch" in prove_batch_axis(GatedBackend(by_size))
+
+
+def test_integers_of_the_neighbours_are_varied_too():
+    signature = Signature([TensorSpec("x", "INT64", (-1, 4))], [TensorSpec("y", "INT64", (-1, 4))])
+
+    def largest(inputs):
+        return {"y": inputs["x"] + inputs["x"].sum()}
+
+    backend = GatedBackend(largest)
+    backend.signature = signature
+    assert prove_batch_axis(backend) != ""
 
 
 def test_a_model_that_fails_on_made_up_rows_is_not_batched():
