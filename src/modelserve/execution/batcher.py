@@ -23,7 +23,7 @@ import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from contextvars import ContextVar, copy_context
+from contextvars import copy_context
 from functools import partial
 from os import getpid
 from time import monotonic, perf_counter
@@ -33,7 +33,15 @@ import numpy as np
 
 from modelserve.errors import BackendError, DeadlineExceeded, ModelNotReady
 from modelserve.execution.batch import Batch, arun_batch, fail_batch, run_batch
-from modelserve.execution.lanes import Lane, LoopThread, Run, WorkerThread
+from modelserve.execution.lanes import Lane, LoopThread, WorkerThread
+from modelserve.execution.nested import (
+    Run,
+    chain,
+    entered,
+    nesting,
+    on_its_loop,
+    waiting_lane,
+)
 from modelserve.execution.queue import Pending, PendingQueue
 from modelserve.execution.service_time import ServiceTime
 from modelserve.messages import InferRequest
@@ -48,10 +56,6 @@ _log = logging.getLogger("modelserve.execution")
 # model near one does not change sides with every batch.
 _INLINE_BELOW: Final = 100e-6
 _INLINE_UNTIL: Final = 200e-6
-
-# Runs whose user code the present thread or task is in: what waits there for their lanes would
-# wait for itself.
-_chain: ContextVar[tuple[Run, ...]] = ContextVar("modelserve_chain", default=())
 
 
 class BatcherClosed(Exception):
@@ -187,8 +191,10 @@ class AdaptiveBatcher:
         self.loop_thread = (
             LoopThread(f"modelserve-{self.model}-loop") if self.traits.asynchronous else None
         )
-        self._lanes = self._make_lanes()
-        self._idle = list(reversed(self._lanes))
+        self.lanes = self._make_lanes()
+        self._idle = list(reversed(self.lanes))
+        self.runs: dict[Lane, Run] = {}
+        """What runs in user code, by lane."""
         self._running = 0
         self._drained = threading.Event()
         self._process = getpid()
@@ -227,7 +233,7 @@ class AdaptiveBatcher:
         Raises:
             ServeError: As `submit`; nothing is logged.
         """
-        lane = self._lanes[0]
+        lane = self.lanes[0]
         pending = Pending(request, inputs, rows, None, perf_counter(), ())
         batch = self._batch((pending,), rows, "load")
         if lane.loop is not None:
@@ -260,21 +266,19 @@ class AdaptiveBatcher:
             self._begin_after_fork()
         loop = asyncio.get_running_loop()
         pending = Pending(
-            request, inputs, rows, self._key(request, inputs), perf_counter(), _chain.get()
+            request, inputs, rows, self._key(request, inputs), perf_counter(), chain.get()
         )
         port = self._ports.get(loop) or self._open_port(loop)
         pending.port = port
         port.arrivals += 1
         future = pending.future = loop.create_future()
         left = None if pending.deadline is None else self._check_deadline(pending)
-        lane = self._lane_of(pending.chain) if pending.chain else None
-        with self._lock:
-            if lane is None or (self._idle and not self._closed):
-                lane = None
-                self._admit(pending)
-                if self._idle and not port.flushing:
-                    port.flushing = True
-                    loop.call_soon(port.flush)
+        if pending.chain:
+            with nesting:
+                lane = self._enter(pending, port, waiting_lane(self, pending.chain))
+                pending.chain[-1].awaiting.append((self, pending))
+        else:
+            lane = self._enter(pending, port, None)
         timer = None
         if left is not None and lane is None:
             timer = loop.call_later(left, self._expire, pending)
@@ -289,6 +293,8 @@ class AdaptiveBatcher:
         finally:
             if timer is not None:
                 timer.cancel()
+            if pending.chain:
+                pending.chain[-1].awaiting.remove((self, pending))
 
     def submit_blocking(
         self, request: InferRequest, inputs: Mapping[str, Tensor], rows: int
@@ -302,40 +308,27 @@ class AdaptiveBatcher:
         if self._process != getpid():
             self._begin_after_fork()
         pending = Pending(
-            request, inputs, rows, self._key(request, inputs), perf_counter(), _chain.get()
+            request, inputs, rows, self._key(request, inputs), perf_counter(), chain.get()
         )
-        if pending.chain and not self.traits.inline:
-            self._check_thread(pending.chain)
+        if pending.chain and not self.traits.inline and on_its_loop(pending.chain):
+            raise BackendError(
+                f'model "{self.model}" was asked by a coroutine with the blocking predict, which '
+                "holds the loop that answers; await infer instead"
+            )
         if pending.deadline is not None:
             self._check_deadline(pending)
-        own = self._lane_of(pending.chain) if pending.chain else None
         gate = pending.gate = threading.Lock()
         gate.acquire()
-        lane: Lane | None = None
-        batch: Batch | None = None
-        nested: Lane | None = None
-        with self._lock:
-            if self._idle and not self._closed:
-                if self._queue:
-                    self._admit(pending)
-                    batch = self._take("idle")
-                else:
-                    batch = self._batch((pending,), rows, "idle")
-                if batch is not None:
-                    lane = self._idle.pop()
-                    self._running += 1
-            elif own is not None:
-                nested = own
-            else:
-                self._admit(pending)
-        if nested is not None:
-            self._run_nested_blocking(nested, pending)
-        elif batch is not None and lane is not None:
-            if self.traits.inline:
-                self._run_here(lane, batch)
-            else:
-                self._start(lane, batch)
-        self._wait(pending)
+        if not pending.chain:
+            self._perform(pending, *self._enter_blocking(pending, None))
+        else:
+            with nesting:
+                work = self._enter_blocking(pending, waiting_lane(self, pending.chain))
+                pending.chain[-1].awaiting.append((self, pending))
+            try:
+                self._perform(pending, *work)
+            finally:
+                pending.chain[-1].awaiting.remove((self, pending))
         if pending.error is not None:
             raise pending.error
         assert pending.outputs is not None
@@ -380,7 +373,7 @@ class AdaptiveBatcher:
         if not self.traits.opens:
             return
         seen: set[int] = set()
-        for lane in self._lanes:
+        for lane in self.lanes:
             if id(lane.backend) in seen:
                 continue
             seen.add(id(lane.backend))
@@ -422,19 +415,48 @@ class AdaptiveBatcher:
             raise BatcherClosed
         self._queue.push(pending, model=self.model)
 
-    def _lane_of(self, chain: tuple[Run, ...]) -> Lane | None:
-        """Return the lane of this batcher that waits for what `chain` asks, if there is one."""
-        for run in reversed(chain):
-            if run.active and run.lane in self._lanes:
-                return run.lane
+    def _enter(self, pending: Pending, port: LoopPort, waiting: Lane | None) -> Lane | None:
+        """Queue a coroutine's request; or return `waiting`, where no other lane is free."""
+        with self._lock:
+            if waiting is not None and (self._closed or not self._idle):
+                return waiting
+            self._admit(pending)
+            if self._idle and not port.flushing:
+                port.flushing = True
+                port.loop.call_soon(port.flush)
         return None
 
-    def _check_thread(self, chain: tuple[Run, ...]) -> None:
-        if any(run.lane.loop is not None and run.lane.loop.here for run in chain):
-            raise BackendError(
-                f'model "{self.model}" was asked by a coroutine with the blocking predict, which '
-                "holds the loop that answers; await infer instead"
-            )
+    def _enter_blocking(
+        self, pending: Pending, waiting: Lane | None
+    ) -> tuple[Lane | None, Batch | None]:
+        """Queue a thread's request; or return a lane, with the batch it is to run or `waiting`."""
+        with self._lock:
+            if self._idle and not self._closed:
+                batch: Batch | None
+                if self._queue:
+                    self._admit(pending)
+                    batch = self._take("idle")
+                else:
+                    batch = self._batch((pending,), pending.rows, "idle")
+                if batch is None:
+                    return None, None
+                self._running += 1
+                return self._idle.pop(), batch
+            if waiting is not None:
+                return waiting, None
+            self._admit(pending)
+        return None, None
+
+    def _perform(self, pending: Pending, lane: Lane | None, batch: Batch | None) -> None:
+        if batch is not None:
+            assert lane is not None
+            if self.traits.inline:
+                self._run_here(lane, batch)
+            else:
+                self._start(lane, batch)
+        elif lane is not None:
+            self._run_nested_blocking(lane, pending)
+        self._wait(pending)
 
     def _check_deadline(self, pending: Pending) -> float:
         assert pending.deadline is not None
@@ -593,14 +615,15 @@ class AdaptiveBatcher:
 
     async def _work_async(self, lane: Lane, batch: Batch | None) -> None:
         while batch is not None:
-            run = Run(lane)
-            token = _chain.set(_merged(batch, run))
+            run = self.runs[lane] = Run(lane)
+            token = chain.set(entered(batch.entries, run))
             try:
                 await arun_batch(batch, lane.backend, self.traits)
             except BaseException as error:  # a CancelledError of user code's own making included
                 fail_batch(batch, error)
             run.active = False
-            _chain.reset(token)
+            del self.runs[lane]
+            chain.reset(token)
             self._deliver(batch.entries, None)
             batch = self._next(lane)
 
@@ -629,8 +652,10 @@ class AdaptiveBatcher:
         return batch
 
     def _run(self, lane: Lane, batch: Batch) -> None:
-        run = None if self.traits.inline else Run(lane)
-        token = None if run is None else _chain.set(_merged(batch, run))
+        run = None
+        if not self.traits.inline:
+            run = self.runs[lane] = Run(lane)
+        token = None if run is None else chain.set(entered(batch.entries, run))
         try:
             took = run_batch(batch, lane.backend, self.traits)
             self.service_time.update(batch.rows, took)
@@ -640,16 +665,17 @@ class AdaptiveBatcher:
         finally:
             if run is not None and token is not None:
                 run.active = False
-                _chain.reset(token)
+                del self.runs[lane]
+                chain.reset(token)
 
     async def _run_nested(self, lane: Lane, pending: Pending) -> Mapping[str, Tensor]:
         """Run what the lane's own code asked for, on its backend, which waits for it."""
         batch = self._batch([pending], pending.rows, "nested")
         if lane.loop is not None:
             if lane.loop.here:
-                await arun_batch(batch, lane.backend, self.traits)
+                await self._arun_guest(lane, batch)
             else:
-                coroutine = arun_batch(batch, lane.backend, self.traits)
+                coroutine = self._arun_guest(lane, batch)
                 there = lane.loop.loop()
                 await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, there))
         else:
@@ -668,16 +694,35 @@ class AdaptiveBatcher:
     def _run_nested_blocking(self, lane: Lane, pending: Pending) -> None:
         batch = self._batch([pending], pending.rows, "nested")
         if lane.loop is not None:
-            lane.loop.call(partial(arun_batch, batch, lane.backend, self.traits))
+            lane.loop.call(partial(self._arun_guest, lane, batch))
         else:
             self._run_guest(lane, batch)
         pending.settle()
 
+    async def _arun_guest(self, lane: Lane, batch: Batch) -> None:
+        run = Run(lane)
+        token = chain.set(entered(batch.entries, run))
+        try:
+            await arun_batch(batch, lane.backend, self.traits)
+        except BaseException as error:
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task and task.cancelling():
+                raise  # the asking code was cancelled
+            fail_batch(batch, error)
+        finally:
+            run.active = False
+            chain.reset(token)
+
     def _run_guest(self, lane: Lane, batch: Batch) -> None:
+        run = Run(lane)
+        token = chain.set(entered(batch.entries, run))
         try:
             run_batch(batch, lane.backend, self.traits)
         except BaseException as error:  # SystemExit and the like are the model's failure here too
             fail_batch(batch, error)
+        finally:
+            run.active = False
+            chain.reset(token)
 
     def _deliver(self, entries: Sequence[Pending], here: LoopPort | None) -> LoopPort | None:
         """Wake everyone: directly where allowed, else with one wake-up per event loop.
@@ -713,7 +758,7 @@ class AdaptiveBatcher:
     def _release(self) -> None:
         """Close the backends, each on the thread it ran on, and let the threads end."""
         closed: set[int] = set()
-        for lane in self._lanes:
+        for lane in self.lanes:
             if id(lane.backend) not in closed:
                 closed.add(id(lane.backend))
                 try:
@@ -734,11 +779,3 @@ async def _aclose(backend: Backend) -> None:
     closing: Any = backend.close()  # type: ignore[func-returns-value]  # may be a coroutine
     if closing is not None:
         await closing
-
-
-def _merged(batch: Batch, run: Run) -> tuple[Run, ...]:
-    chain: tuple[Run, ...] = ()
-    for entry in batch.entries:
-        if entry.chain:
-            chain += tuple(known for known in entry.chain if known not in chain)
-    return (*chain, run)

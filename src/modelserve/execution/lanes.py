@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from modelserve.protocols import Backend, Traits
 
-__all__ = ["Lane", "LoopThread", "Run", "WorkerThread"]
+__all__ = ["Lane", "LoopThread", "WorkerThread"]
 
 _log = logging.getLogger("modelserve.execution")
 
@@ -199,14 +199,3 @@ class Lane:
         self.traits = traits
         self.worker = worker
         self.loop = loop
-
-
-class Run:
-    """One batch in user code: what that code asks for in turn must not wait for its lane."""
-
-    __slots__ = ("active", "lane")
-
-    def __init__(self, lane: Lane) -> None:
-        self.lane = lane
-        self.active = True
-        """False once the code returned; a task it left behind may still know this run."""

@@ -18,7 +18,7 @@ from modelserve.tensors import Tensor
 
 if TYPE_CHECKING:
     from modelserve.execution.batcher import LoopPort
-    from modelserve.execution.lanes import Run
+    from modelserve.execution.nested import Run
 
 __all__ = ["DEFAULT_PRIORITY", "Pending", "PendingQueue"]
 
@@ -48,6 +48,7 @@ class Pending:
         "queued",
         "request",
         "rows",
+        "run",
         "size",
     )
 
@@ -71,6 +72,8 @@ class Pending:
         self.order = 0
         self.size = 0
         self.queued = False
+        self.run: Run | None = None
+        """The run of user code it became part of."""
         self.outputs: Mapping[str, Tensor] | None = None
         self.error: BaseException | None = None
         # Exactly one of the two is set: a coroutine waits on its loop's future, a thread at a lock.

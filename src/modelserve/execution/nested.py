@@ -1,0 +1,93 @@
+"""Requests that a model's own code makes: which lanes wait for them, and where they may run.
+
+A lane whose code asks a model is blocked until it is answered. What it asks must therefore not wait
+for that lane, nor for lanes that wait for it in turn; it runs on the backend of such a lane, which
+does nothing else meanwhile. Nothing is run here.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+from modelserve.execution.lanes import Lane
+
+if TYPE_CHECKING:
+    from modelserve.execution.batcher import AdaptiveBatcher
+    from modelserve.execution.queue import Pending
+
+__all__ = ["Run", "chain", "entered", "nesting", "on_its_loop", "waiting_lane"]
+
+
+class Run:
+    """One batch in user code."""
+
+    __slots__ = ("active", "awaiting", "lane")
+
+    def __init__(self, lane: Lane) -> None:
+        self.lane = lane
+        self.active = True
+        """False once the code returned; a task it left behind may still know this run."""
+        self.awaiting: list[tuple[AdaptiveBatcher, Pending]] = []
+        """What its code asked for and has no answer to."""
+
+
+chain: ContextVar[tuple[Run, ...]] = ContextVar("modelserve_chain", default=())
+"""Runs whose user code the present thread or task is in, the outermost first."""
+
+nesting = threading.Lock()
+"""Held while a nested request looks for a circle of waiting lanes and becomes part of one."""
+
+
+def entered(entries: Sequence[Pending], run: Run) -> tuple[Run, ...]:
+    """Note that `run` runs these requests; return the chain its code is in."""
+    outer: tuple[Run, ...] = ()
+    for entry in entries:
+        entry.run = run
+        if entry.chain:
+            outer += tuple(known for known in entry.chain if known not in outer)
+    return (*outer, run)
+
+
+def on_its_loop(runs: tuple[Run, ...]) -> bool:
+    """Tell whether the calling thread is the event loop that one of the runs needs."""
+    return any(run.lane.loop is not None and run.lane.loop.here for run in runs)
+
+
+def waiting_lane(batcher: AdaptiveBatcher, asking: tuple[Run, ...]) -> Lane | None:
+    """Return a lane of `batcher` that cannot go on before what `asking` asks for is answered.
+
+    That is a lane of `asking` itself, or any lane where all of them wait in a circle.
+    """
+    for run in reversed(asking):
+        if run.active and run.lane in batcher.lanes:
+            return run.lane
+    if _stuck(batcher, asking, set()):
+        return next(iter(batcher.runs), None)
+    return None
+
+
+def _stuck(batcher: AdaptiveBatcher, asking: tuple[Run, ...], seen: set[AdaptiveBatcher]) -> bool:
+    if batcher in seen:
+        return True
+    seen.add(batcher)
+    runs = list(batcher.runs.values())
+    # A lane without a run is idle, or about to begin.
+    return len(runs) == len(batcher.lanes) and all(_blocked(run, asking, seen) for run in runs)
+
+
+def _blocked(run: Run, asking: tuple[Run, ...], seen: set[AdaptiveBatcher]) -> bool:
+    if run in asking:
+        return True
+    if not run.awaiting:
+        return False
+    for batcher, pending in list(run.awaiting):
+        inner = pending.run
+        if pending.queued:
+            if not _stuck(batcher, asking, seen):
+                return False
+        elif inner is None or not inner.active or not _blocked(inner, asking, seen):
+            return False
+    return True
