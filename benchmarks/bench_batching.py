@@ -129,7 +129,8 @@ def measure(name: str, rounds: int, seconds: float) -> None:
         rate, cpu, batch = (statistics.median(c) for c in zip(*ours[callers], strict=True))
         print(
             f"| {name} | {medians[1]:,.0f} | {medians[best]:,.0f} at {best} | {callers} "
-            f"| {rate:,.0f} | {batch:.1f} | {cpu:.1f} | {rate / medians[best]:.3f} | {cheapest / cpu:.3f} |"
+            f"| {rate:,.0f} | {batch:.1f} | {cpu:.1f} | {rate / medians[best]:.3f} "
+            f"| {cheapest / cpu:.3f} |"
         )
 
 
@@ -146,7 +147,8 @@ def main() -> None:
         f"numpy {np.__version__}; medians of {arguments.rounds} rounds"
     )
     print(
-        "| model | ort, 1 row | ort, best rows/s | callers | rows/s | batch | CPU us | share | CPU share |"
+        "| model | ort, 1 row | ort, best rows/s | callers | rows/s | batch | CPU us "
+        "| share | CPU share |"
     )
     print("|---|---|---|---|---|---|---|---|---|")
     for name in arguments.models:

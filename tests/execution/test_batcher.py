@@ -609,6 +609,29 @@ def test_two_models_may_ask_each_other(make, ask):
     assert asyncio.run(infer(batchers["b"], 4)) == [4]
 
 
+@pytest.mark.parametrize("ask", NESTED, ids=["predict", "infer"])
+@pytest.mark.parametrize("names", ["ab", "abc"])
+def test_models_that_ask_each_other_in_a_circle_at_once_do_not_wait_for_ever(
+    make, pool, ask, names
+):
+    batchers: dict[str, AdaptiveBatcher] = {}
+    backends = {}
+    for name, following in zip(names, names[1:] + names[0], strict=True):
+        inner = nesting(lambda n, following=following: ask(batchers[following], *n))
+        backends[name] = GatedBackend(inner)
+        batchers[name] = make(backends[name])
+        backends[name].hold()
+    answers = [pool.submit(predict, batchers[name], 4) for name in names]
+    for backend in backends.values():
+        backend.wait_inside()
+    for backend in backends.values():
+        backend.release()
+    assert [future.result(DEADLOCK) for future in answers] == [[4]] * len(names)
+    for batcher in batchers.values():
+        wait_until(lambda b=batcher: b.in_flight == 0, "the end of the runs")
+        assert batcher.queue_depth == 0
+
+
 def test_a_nested_call_runs_on_the_instance_that_waits_for_it(make, pool):
     batchers: list[AdaptiveBatcher] = []
     inner = threading.Event()
