@@ -42,13 +42,14 @@ from modelserve.execution.nested import (
     on_its_loop,
     waiting_lane,
 )
+from modelserve.execution.ports import LoopPort
 from modelserve.execution.queue import Pending, PendingQueue
 from modelserve.execution.service_time import ServiceTime
 from modelserve.messages import InferRequest
 from modelserve.protocols import Backend, Traits
 from modelserve.tensors import Tensor
 
-__all__ = ["AdaptiveBatcher", "BatcherClosed", "LoopPort"]
+__all__ = ["AdaptiveBatcher", "BatcherClosed"]
 
 _log = logging.getLogger("modelserve.execution")
 
@@ -60,63 +61,6 @@ _INLINE_UNTIL: Final = 200e-6
 
 class BatcherClosed(Exception):
     """The version is being unloaded: the request belongs to another one. Never reaches a caller."""
-
-
-class LoopPort:
-    """A batcher's end in one event loop."""
-
-    __slots__ = (
-        "_batcher",
-        "arrivals",
-        "flushing",
-        "loop",
-        "returning",
-        "turn",
-        "turned",
-        "waiting",
-    )
-
-    def __init__(self, batcher: AdaptiveBatcher, loop: asyncio.AbstractEventLoop) -> None:
-        self._batcher = batcher
-        self.loop = loop
-        self.flushing = False
-        self.waiting = 0
-        """Requests of this loop in the queue."""
-        self.arrivals = 0
-        """Requests that ever came from this loop."""
-        self.returning = 0.0
-        """Share of the answered that asked again in the same turn, averaged over batches."""
-        self.turn = 0.0
-        """Seconds from a batch's end until those had asked, averaged."""
-        self.turned = threading.Event()
-
-    def post(self, entries: Sequence[Pending]) -> None:
-        """Settle entries on the loop's thread, from any other: one wake-up for all of them."""
-        self.turned.clear()
-        try:
-            self.loop.call_soon_threadsafe(self._settle, entries, perf_counter())
-        except RuntimeError:
-            if not self.loop.is_closed():
-                raise
-            # Nobody is left to be told: the loop ended while its requests ran.
-
-    def flush(self) -> None:
-        """Send what waits, as far as lanes are idle."""
-        self.flushing = False
-        self._batcher._flush(self)
-
-    def _settle(self, entries: Sequence[Pending], posted: float) -> None:
-        before = self.arrivals
-        for entry in entries:
-            entry.settle()
-        # Runs in the next turn, after every coroutine woken above.
-        self.loop.call_soon(self._count, len(entries), before, posted)
-
-    def _count(self, answered: int, before: int, posted: float) -> None:
-        share = min(1.0, (self.arrivals - before) / answered)
-        self.returning += 0.3 * (share - self.returning)
-        self.turn += 0.3 * (perf_counter() - posted - self.turn)
-        self.turned.set()
 
 
 class AdaptiveBatcher:
@@ -471,7 +415,7 @@ class AdaptiveBatcher:
         with self._lock:
             for known in [known for known in self._ports if known.is_closed()]:
                 del self._ports[known]
-            port = self._ports[loop] = LoopPort(self, loop)
+            port = self._ports[loop] = LoopPort(self.flush, loop)
         return port
 
     def _expire(self, pending: Pending) -> None:
@@ -529,7 +473,8 @@ class AdaptiveBatcher:
             reason="full" if size and rows >= size and len(entries) > 1 else reason,
         )
 
-    def _flush(self, port: LoopPort) -> None:
+    def flush(self, port: LoopPort) -> None:
+        """Send what waits, as far as lanes are idle; on the port's event loop."""
         while True:
             with self._lock:
                 if not self._idle:

@@ -17,8 +17,8 @@ from modelserve.messages import InferRequest
 from modelserve.tensors import Tensor
 
 if TYPE_CHECKING:
-    from modelserve.execution.batcher import LoopPort
     from modelserve.execution.nested import Run
+    from modelserve.execution.ports import LoopPort
 
 __all__ = ["DEFAULT_PRIORITY", "Pending", "PendingQueue"]
 

@@ -1,0 +1,77 @@
+"""A batcher's end in one event loop: waking coroutines there, and learning when they come back.
+
+Which requests run, and where, is decided in `batcher`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from time import perf_counter
+
+from modelserve.execution.queue import Pending
+
+__all__ = ["LoopPort"]
+
+
+class LoopPort:
+    """A batcher's end in one event loop.
+
+    Args:
+        send: Sends what waits, as far as lanes are idle.
+        loop: The loop.
+    """
+
+    __slots__ = (
+        "_send",
+        "arrivals",
+        "flushing",
+        "loop",
+        "returning",
+        "turn",
+        "turned",
+        "waiting",
+    )
+
+    def __init__(self, send: Callable[[LoopPort], None], loop: asyncio.AbstractEventLoop) -> None:
+        self._send = send
+        self.loop = loop
+        self.flushing = False
+        self.waiting = 0
+        """Requests of this loop in the queue."""
+        self.arrivals = 0
+        """Requests that ever came from this loop."""
+        self.returning = 0.0
+        """Share of the answered that asked again in the same turn, averaged over batches."""
+        self.turn = 0.0
+        """Seconds from a batch's end until those had asked, averaged."""
+        self.turned = threading.Event()
+
+    def post(self, entries: Sequence[Pending]) -> None:
+        """Settle entries on the loop's thread, from any other: one wake-up for all of them."""
+        self.turned.clear()
+        try:
+            self.loop.call_soon_threadsafe(self._settle, entries, perf_counter())
+        except RuntimeError:
+            if not self.loop.is_closed():
+                raise
+            # Nobody is left to be told: the loop ended while its requests ran.
+
+    def flush(self) -> None:
+        """Send what waits, as far as lanes are idle."""
+        self.flushing = False
+        self._send(self)
+
+    def _settle(self, entries: Sequence[Pending], posted: float) -> None:
+        before = self.arrivals
+        for entry in entries:
+            entry.settle()
+        # Runs in the next turn, after every coroutine woken above.
+        self.loop.call_soon(self._count, len(entries), before, posted)
+
+    def _count(self, answered: int, before: int, posted: float) -> None:
+        share = min(1.0, (self.arrivals - before) / answered)
+        self.returning += 0.3 * (share - self.returning)
+        self.turn += 0.3 * (perf_counter() - posted - self.turn)
+        self.turned.set()
