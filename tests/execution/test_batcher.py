@@ -403,6 +403,22 @@ def test_a_caller_is_told_at_its_deadline_while_the_lane_is_busy(make, pool, ask
     backend.release()
 
 
+def test_the_wait_of_a_request_that_never_ran_is_recorded(make, pool):
+    backend = GatedBackend()
+    batcher = make(backend)
+    first = hold(batcher, backend, pool)
+    inputs = rows(1, 2)
+    request = InferRequest("m", inputs, timeout=0.01)
+    exchange = request.exchange = Exchange("inprocess", "m")
+    with pytest.raises(DeadlineExceeded):
+        batcher.submit_blocking(request, inputs, 2)
+    assert exchange.rows == 2
+    assert exchange.queue >= 0.009
+    assert exchange.batch_rows == 0
+    backend.release()
+    assert first.result() == [0]
+
+
 def test_a_caller_is_told_at_its_deadline_while_its_request_runs(make, pool):
     batcher = make(backend := GatedBackend())
     backend.hold()

@@ -419,9 +419,7 @@ class AdaptiveBatcher:
         return port
 
     def _expire(self, pending: Pending) -> None:
-        with self._lock:
-            self._queue.remove(pending)
-            self._note_drained()
+        self._withdraw(pending)
         future = pending.future
         if future is not None and not future.done():
             future.set_exception(self._too_late())
@@ -433,7 +431,8 @@ class AdaptiveBatcher:
 
     def _withdraw(self, pending: Pending) -> None:
         with self._lock:
-            self._queue.remove(pending)
+            if self._queue.remove(pending):
+                _stamp_waited(pending)
             self._note_drained()
 
     def _wait(self, pending: Pending) -> None:
@@ -458,6 +457,7 @@ class AdaptiveBatcher:
         entries, rows, expired = self._queue.take(self.max_batch_size or 1, self._clock())
         if expired:
             for entry in expired:
+                _stamp_waited(entry)
                 entry.error = self._too_late()
             self._deliver(expired, None)
         return self._batch(entries, rows, reason) if entries else None
@@ -718,6 +718,14 @@ class AdaptiveBatcher:
             lane.worker.stop()
         if self.loop_thread is not None:
             self.loop_thread.stop()
+
+
+def _stamp_waited(pending: Pending) -> None:
+    """Record the wait of a request that never ran: those are the longest ones."""
+    exchange = pending.request.exchange
+    if exchange is not None:
+        exchange.rows = pending.rows
+        exchange.queue = perf_counter() - pending.enqueued
 
 
 async def _aclose(backend: Backend) -> None:
