@@ -20,20 +20,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
 from os import getpid
 from time import monotonic, perf_counter
-from typing import Any, Final
-
-import numpy as np
+from typing import Final
 
 from modelserve.errors import BackendError, DeadlineExceeded, ModelNotReady
 from modelserve.execution.batch import Batch, arun_batch, fail_batch, run_batch
-from modelserve.execution.lanes import Lane, LoopThread, WorkerThread
+from modelserve.execution.lanes import (
+    Lane,
+    LoopThread,
+    WorkerThread,
+    close_backends,
+    open_backends,
+)
 from modelserve.execution.nested import (
     Run,
     chain,
@@ -42,8 +46,8 @@ from modelserve.execution.nested import (
     on_its_loop,
     waiting_lane,
 )
-from modelserve.execution.ports import LoopPort
-from modelserve.execution.queue import Pending, PendingQueue
+from modelserve.execution.ports import LoopPort, deliver
+from modelserve.execution.queue import BatchKey, Pending, PendingQueue
 from modelserve.execution.service_time import ServiceTime
 from modelserve.messages import InferRequest
 from modelserve.protocols import Backend, Traits
@@ -116,10 +120,9 @@ class AdaptiveBatcher:
         self.traits: Traits = getattr(backends[0], "traits", Traits())
         self.backends = tuple(backends)
         self._clock = clock
-        self._fixed_shapes = all(
-            spec.shape is not None and -1 not in spec.shape[1 if max_batch_size else 0 :]
-            for spec in backends[0].signature.inputs
-        ) and not any(spec.optional for spec in backends[0].signature.inputs)
+        self._key = BatchKey(
+            backends[0].signature, batched=max_batch_size > 0, parameters=self.traits.context
+        )
         self._inline = self.traits.inline
         self._closed = False
         self._abandoned = False
@@ -307,52 +310,17 @@ class AdaptiveBatcher:
             self._abandoned = not self._released
         for entry in left:
             entry.error = ModelNotReady(f'model "{self.model}" version {self.version} was unloaded')
-        self._deliver(left, None)
+        deliver(left, None)
         if mine:
             self._release()
         return answered
 
     def open(self) -> None:
         """Let every backend that wants to prepare itself do so, on the thread it will run on."""
-        if not self.traits.opens:
-            return
-        seen: set[int] = set()
-        for lane in self.lanes:
-            if id(lane.backend) in seen:
-                continue
-            seen.add(id(lane.backend))
-            prepare: Callable[[], Any] = lane.backend.open  # type: ignore[attr-defined]  # by traits
-            if lane.loop is not None:
-                lane.loop.call(prepare)
-            elif self.traits.inline:
-                prepare()
-            else:
-                lane.worker.call(prepare)
+        if self.traits.opens:
+            open_backends(self.lanes)
 
     # ------------------------------------------------------------------ admission
-
-    def _key(self, request: InferRequest, inputs: Mapping[str, Tensor]) -> Hashable:
-        """Return what must be equal for two requests to share a batch; None where all may."""
-        for tensor in inputs.values():
-            if not isinstance(tensor, np.ndarray):
-                return object()  # arrays on a device run as they come
-        shapes: Hashable = None
-        if self.max_batch_size and not self._fixed_shapes:
-            shapes = frozenset((name, tensor.shape[1:]) for name, tensor in inputs.items())
-        if request.outputs is None and not (self.traits.context and request.parameters):
-            return shapes
-        outputs = None if request.outputs is None else tuple(request.outputs)
-        if not self.traits.context:
-            return (shapes, outputs)
-        try:
-            # 1, 1.0 and True are equal to Python, and not to a model.
-            return (
-                shapes,
-                outputs,
-                frozenset((k, type(v), v) for k, v in request.parameters.items()),
-            )
-        except TypeError:  # a value that cannot be hashed is compared with nothing
-            return object()
 
     def _admit(self, pending: Pending) -> None:
         if self._closed:
@@ -432,7 +400,7 @@ class AdaptiveBatcher:
     def _withdraw(self, pending: Pending) -> None:
         with self._lock:
             if self._queue.remove(pending):
-                _stamp_waited(pending)
+                pending.note_wait()
             self._note_drained()
 
     def _wait(self, pending: Pending) -> None:
@@ -457,9 +425,9 @@ class AdaptiveBatcher:
         entries, rows, expired = self._queue.take(self.max_batch_size or 1, self._clock())
         if expired:
             for entry in expired:
-                _stamp_waited(entry)
+                entry.note_wait()
                 entry.error = self._too_late()
-            self._deliver(expired, None)
+            deliver(expired, None)
         return self._batch(entries, rows, reason) if entries else None
 
     def _batch(self, entries: Sequence[Pending], rows: int, reason: str) -> Batch:
@@ -504,7 +472,7 @@ class AdaptiveBatcher:
         try:
             self._run(lane, batch)
         finally:
-            self._deliver(batch.entries, port)
+            deliver(batch.entries, port)
             following = None
             with self._lock:
                 self._running -= 1
@@ -527,7 +495,7 @@ class AdaptiveBatcher:
         try:
             self._run(lane, batch)
         finally:
-            self._deliver(batch.entries, None)
+            deliver(batch.entries, None)
             following = self._next(lane)
             if following is not None:
                 self._start(lane, following)
@@ -542,7 +510,7 @@ class AdaptiveBatcher:
                     lane.worker.submit(partial(self._work, lane, following))
             except RuntimeError as error:  # the process cannot start a thread any more
                 fail_batch(following, error)
-                self._deliver(following.entries, None)
+                deliver(following.entries, None)
                 following = self._next(lane)
             else:
                 return
@@ -553,7 +521,7 @@ class AdaptiveBatcher:
             # SystemExit and the like of user code is its failure, and `_run` told the callers.
             with suppress(BaseException):
                 self._run(lane, batch)
-            port = self._deliver(batch.entries, None)
+            port = deliver(batch.entries, None)
             if port is not None and self._worth_a_turn(port, batch):
                 port.turned.wait(2 * port.turn)
             batch = self._next(lane)
@@ -569,7 +537,7 @@ class AdaptiveBatcher:
             run.active = False
             del self.runs[lane]
             chain.reset(token)
-            self._deliver(batch.entries, None)
+            deliver(batch.entries, None)
             batch = self._next(lane)
 
     def _worth_a_turn(self, port: LoopPort, batch: Batch) -> bool:
@@ -669,26 +637,6 @@ class AdaptiveBatcher:
             run.active = False
             chain.reset(token)
 
-    def _deliver(self, entries: Sequence[Pending], here: LoopPort | None) -> LoopPort | None:
-        """Wake everyone: directly where allowed, else with one wake-up per event loop.
-
-        Returns:
-            The one other loop all entries came from, if it was one.
-        """
-        elsewhere: dict[LoopPort, list[Pending]] = {}
-        for entry in entries:
-            port = entry.port
-            if port is None or port is here:
-                entry.settle()
-            else:
-                elsewhere.setdefault(port, []).append(entry)
-        for port, theirs in elsewhere.items():
-            port.post(theirs)
-        if len(elsewhere) == 1:
-            port, theirs = next(iter(elsewhere.items()))
-            return port if len(theirs) == len(entries) else None
-        return None
-
     # ------------------------------------------------------------------ the end
 
     def _note_drained(self) -> None:
@@ -702,33 +650,6 @@ class AdaptiveBatcher:
 
     def _release(self) -> None:
         """Close the backends, each on the thread it ran on, and let the threads end."""
-        closed: set[int] = set()
-        for lane in self.lanes:
-            if id(lane.backend) not in closed:
-                closed.add(id(lane.backend))
-                try:
-                    if lane.loop is not None:
-                        lane.loop.call(partial(_aclose, lane.backend))
-                    elif lane.worker.started:
-                        lane.worker.call(lane.backend.close)
-                    else:
-                        lane.backend.close()
-                except Exception:
-                    _log.exception("model %s version %s: close failed", self.model, self.version)
-            lane.worker.stop()
+        close_backends(self.lanes, f"model {self.model} version {self.version}")
         if self.loop_thread is not None:
             self.loop_thread.stop()
-
-
-def _stamp_waited(pending: Pending) -> None:
-    """Record the wait of a request that never ran: those are the longest ones."""
-    exchange = pending.request.exchange
-    if exchange is not None:
-        exchange.rows = pending.rows
-        exchange.queue = perf_counter() - pending.enqueued
-
-
-async def _aclose(backend: Backend) -> None:
-    closing: Any = backend.close()  # type: ignore[func-returns-value]  # may be a coroutine
-    if closing is not None:
-        await closing

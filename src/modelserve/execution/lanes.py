@@ -10,14 +10,15 @@ import asyncio
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, Final
 
 from modelserve.protocols import Backend, Traits
 
-__all__ = ["Lane", "LoopThread", "WorkerThread"]
+__all__ = ["Lane", "LoopThread", "WorkerThread", "close_backends", "open_backends"]
 
 _log = logging.getLogger("modelserve.execution")
 
@@ -199,3 +200,50 @@ class Lane:
         self.traits = traits
         self.worker = worker
         self.loop = loop
+
+
+def open_backends(lanes: Sequence[Lane]) -> None:
+    """Let every backend prepare itself, on the thread it will run on."""
+    for lane in _one_each(lanes):
+        prepare: Callable[[], Any] = lane.backend.open  # type: ignore[attr-defined]  # by its traits
+        if lane.loop is not None:
+            lane.loop.call(prepare)
+        elif lane.traits.inline:
+            prepare()
+        else:
+            lane.worker.call(prepare)
+
+
+def close_backends(lanes: Sequence[Lane], what: str) -> None:
+    """Close every backend once, on the thread it ran on, and let the threads end.
+
+    Args:
+        lanes: All lanes of a version.
+        what: What is being closed, for the log.
+    """
+    for lane in _one_each(lanes):
+        try:
+            if lane.loop is not None:
+                lane.loop.call(partial(_aclose, lane.backend))
+            elif lane.worker.started:
+                lane.worker.call(lane.backend.close)
+            else:
+                lane.backend.close()
+        except Exception:
+            _log.exception("%s: close failed", what)
+    for lane in lanes:
+        lane.worker.stop()
+
+
+def _one_each(lanes: Sequence[Lane]) -> Iterable[Lane]:
+    """Return the first lane of each backend, in order."""
+    firsts: dict[int, Lane] = {}
+    for lane in lanes:
+        firsts.setdefault(id(lane.backend), lane)
+    return firsts.values()
+
+
+async def _aclose(backend: Backend) -> None:
+    closing: Any = backend.close()  # type: ignore[func-returns-value]  # may be a coroutine
+    if closing is not None:
+        await closing

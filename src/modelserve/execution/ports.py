@@ -12,7 +12,7 @@ from time import perf_counter
 
 from modelserve.execution.queue import Pending
 
-__all__ = ["LoopPort"]
+__all__ = ["LoopPort", "deliver"]
 
 
 class LoopPort:
@@ -75,3 +75,28 @@ class LoopPort:
         self.returning += 0.3 * (share - self.returning)
         self.turn += 0.3 * (perf_counter() - posted - self.turn)
         self.turned.set()
+
+
+def deliver(entries: Sequence[Pending], here: LoopPort | None) -> LoopPort | None:
+    """Wake everyone: directly where allowed, else with one wake-up per event loop.
+
+    Args:
+        entries: Requests that are answered.
+        here: The port of the loop this is called on; None on any other thread.
+
+    Returns:
+        The one other loop all entries came from, if it was one.
+    """
+    elsewhere: dict[LoopPort, list[Pending]] = {}
+    for entry in entries:
+        port = entry.port
+        if port is None or port is here:
+            entry.settle()
+        else:
+            elsewhere.setdefault(port, []).append(entry)
+    for port, theirs in elsewhere.items():
+        port.post(theirs)
+    if len(elsewhere) == 1:
+        port, theirs = next(iter(elsewhere.items()))
+        return port if len(theirs) == len(entries) else None
+    return None

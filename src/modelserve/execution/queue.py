@@ -10,17 +10,20 @@ import threading
 from bisect import bisect_left, insort
 from collections.abc import Hashable, Mapping
 from operator import attrgetter
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
 
 from modelserve.errors import QueueFull
 from modelserve.messages import InferRequest
-from modelserve.tensors import Tensor
+from modelserve.tensors import Signature, Tensor
 
 if TYPE_CHECKING:
     from modelserve.execution.nested import Run
     from modelserve.execution.ports import LoopPort
 
-__all__ = ["DEFAULT_PRIORITY", "Pending", "PendingQueue"]
+__all__ = ["DEFAULT_PRIORITY", "BatchKey", "Pending", "PendingQueue"]
 
 DEFAULT_PRIORITY: Final = 100
 """Where priority 0 stands among the numbers from 1 on; lower goes first."""
@@ -89,6 +92,13 @@ class Pending:
             return False
         return future.done() or self.port.loop.is_closed()
 
+    def note_wait(self) -> None:
+        """Record the wait of a request that never ran: those are the longest ones."""
+        exchange = self.request.exchange
+        if exchange is not None:
+            exchange.rows = self.rows
+            exchange.queue = perf_counter() - self.enqueued
+
     def settle(self) -> None:
         """Wake the waiter with what is there. For a coroutine: on its own loop's thread only."""
         if self.gate is not None:
@@ -102,6 +112,47 @@ class Pending:
         else:
             assert self.outputs is not None
             future.set_result(self.outputs)
+
+
+class BatchKey:
+    """Tells what must be equal for two requests to share a batch.
+
+    Args:
+        signature: What the model takes.
+        batched: Whether axis 0 is a batch; otherwise nobody shares.
+        parameters: Whether the model reads the request's parameters.
+    """
+
+    __slots__ = ("_parameters", "_shapes")
+
+    def __init__(self, signature: Signature, *, batched: bool, parameters: bool) -> None:
+        self._parameters = parameters
+        self._shapes = batched and any(
+            spec.optional or spec.shape is None or -1 in spec.shape[1:] for spec in signature.inputs
+        )
+
+    def __call__(self, request: InferRequest, inputs: Mapping[str, Tensor]) -> Hashable:
+        """Return the key of a request; None where all may run together."""
+        for tensor in inputs.values():
+            if not isinstance(tensor, np.ndarray):
+                return object()  # arrays on a device run as they come
+        shapes: Hashable = None
+        if self._shapes:
+            shapes = frozenset((name, tensor.shape[1:]) for name, tensor in inputs.items())
+        if request.outputs is None and not (self._parameters and request.parameters):
+            return shapes
+        outputs = None if request.outputs is None else tuple(request.outputs)
+        if not self._parameters:
+            return (shapes, outputs)
+        try:
+            # 1, 1.0 and True are equal to Python, and not to a model.
+            return (
+                shapes,
+                outputs,
+                frozenset((k, type(v), v) for k, v in request.parameters.items()),
+            )
+        except TypeError:  # a value that cannot be hashed is compared with nothing
+            return object()
 
 
 class PendingQueue:
