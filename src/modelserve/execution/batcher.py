@@ -82,6 +82,7 @@ class AdaptiveBatcher:
         clock: Time by which deadlines are judged, in seconds.
 
     Example:
+        >>> import numpy as np
         >>> from modelserve.backends.python import PythonBackend
         >>> from modelserve.tensors import TensorSpec
         >>> double = PythonBackend(lambda x: x * 2, inputs=[TensorSpec("x", "FP32", (-1, 4))])
