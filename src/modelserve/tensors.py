@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from operator import index
 from typing import Any, Final, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -67,6 +68,28 @@ _NUMPY: Final[dict[str, np.dtype[Any]]] = {
 }
 _DATATYPE: Final[dict[np.dtype[Any], Datatype]] = {v: k for k, v in _NUMPY.items()}  # type: ignore[misc]  # the keys are literals
 
+# What else datatypes are called, by numpy, torch, ONNX and Python.
+_MEANT: Final = {
+    "bfloat16": '"BF16"',
+    "boolean": '"BOOL"',
+    "double": '"FP64"',
+    "float": '"FP32" or "FP64"',
+    "float16": '"FP16"',
+    "float32": '"FP32"',
+    "float64": '"FP64"',
+    "half": '"FP16"',
+    "int": '"INT64"',
+    "long": '"INT64"',
+    "object": '"BYTES"',
+    "short": '"INT16"',
+    "single": '"FP32"',
+    "str": '"BYTES"',
+    "string": '"BYTES"',
+}
+
+
+_MOST_NAMES: Final = 5
+
 
 @cache
 def _bfloat16() -> np.dtype[Any]:
@@ -90,7 +113,25 @@ def numpy_dtype(datatype: str) -> np.dtype[Any]:
         return found
     if datatype == "BF16":
         return _bfloat16()
-    raise InvalidInput(f'unknown datatype "{datatype}"; one of {", ".join(DATATYPES)}')
+    raise InvalidInput(f'unknown datatype "{datatype}"; {_meant(datatype)}')
+
+
+def _meant(datatype: object) -> str:
+    """Say which datatype something that is none may stand for."""
+    name = datatype.__name__ if isinstance(datatype, type) else str(datatype)
+    # np.bool_, torch.float32, tensor(float), TYPE_FP32
+    name = name.lower().rpartition(".")[2].removeprefix("tensor(").removeprefix("type_")
+    name = name.rstrip(")_")
+    found = f'"{name.upper()}"' if name.upper() in DATATYPES else _MEANT.get(name)
+    return f"use {found}" if found else f"one of {', '.join(DATATYPES)}"
+
+
+def _named(dtype: Any) -> str:
+    """Return a dtype's datatype, or where the protocol has none its own name."""
+    try:
+        return datatype_of(dtype) if isinstance(dtype, np.dtype) else str(dtype)
+    except InvalidInput:
+        return str(dtype)
 
 
 def datatype_of(dtype: Any) -> Datatype:
@@ -127,16 +168,17 @@ def as_bytes_tensor(array: np.ndarray[Any, Any], *, path: str = "") -> np.ndarra
     elif array.dtype.kind == "S" or array.dtype.kind == "U":
         flat = array.ravel().tolist()
     else:
-        raise InvalidInput(f"expected BYTES, got {array.dtype}", path=path)
+        raise InvalidInput(f"expected BYTES, got {_named(array.dtype)}", path=path)
     out = np.empty(len(flat), np.object_)
-    for index, element in enumerate(flat):
+    for position, element in enumerate(flat):
         if isinstance(element, str):
-            out[index] = element.encode()
+            out[position] = element.encode()
         elif isinstance(element, bytes | bytearray | memoryview):
-            out[index] = bytes(element)
+            out[position] = bytes(element)
         else:
             raise InvalidInput(
-                f"element {index} is {type(element).__name__}; BYTES takes bytes or str", path=path
+                f"element {position} is {type(element).__name__}; BYTES takes bytes or str",
+                path=path,
             )
     return out.reshape(array.shape)
 
@@ -168,9 +210,8 @@ def as_tensor(value: Any, datatype: Datatype, *, path: str = "") -> Tensor:
         castable = array.dtype.kind in "biuf" and np.can_cast(array.dtype, dtype, "same_kind")
         # Python integers are int64 to numpy: let them into unsigned types when they fit.
         if not castable and (array.dtype.kind != "i" or dtype.kind != "u" or (array < 0).any()):
-            raise InvalidInput(
-                f"expected {datatype}, got values of kind {array.dtype.name}", path=path
-            )
+            kind = "Python object" if array.dtype.kind == "O" else _named(array.dtype)
+            raise InvalidInput(f"expected {datatype}, got {kind} values", path=path)
         if dtype.kind in "iu" and array.size:
             info = np.iinfo(dtype)
             if int(array.min()) < info.min or int(array.max()) > info.max:
@@ -204,18 +245,28 @@ class TensorSpec:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
             raise ValueError(f"a tensor's name is a non-empty str, got {self.name!r}")
-        if self.datatype not in DATATYPES:
+        # A numpy dtype compares with any text, and may raise.
+        if not isinstance(self.datatype, str) or self.datatype not in DATATYPES:
             raise ValueError(
-                f'tensor "{self.name}": unknown datatype {self.datatype!r}; '
-                f"one of {', '.join(DATATYPES)}"
+                f'tensor "{self.name}": unknown datatype {self.datatype!r}; {_meant(self.datatype)}'
             )
         if self.shape is not None:
-            if isinstance(self.shape, int):
-                raise TypeError(f'tensor "{self.name}": shape is a tuple, got {self.shape!r}')
-            shape = tuple(int(size) for size in self.shape)
-            if any(size < -1 for size in shape):
-                raise ValueError(f'tensor "{self.name}": sizes are >= 0 or -1, got {shape}')
-            object.__setattr__(self, "shape", shape)
+            object.__setattr__(self, "shape", _sizes(self.name, self.shape))
+
+
+def _sizes(name: str, shape: Any) -> tuple[int, ...]:
+    if isinstance(shape, str) or not isinstance(shape, Iterable):
+        raise TypeError(f'tensor "{name}": shape is a tuple, got {shape!r}')
+    given = tuple(shape)
+    try:
+        sizes = tuple(index(size) for size in given)
+    except TypeError:
+        raise ValueError(
+            f'tensor "{name}": sizes are integers, and -1 where any size will do; got {given}'
+        ) from None
+    if any(size < -1 for size in sizes):
+        raise ValueError(f'tensor "{name}": sizes are >= 0 or -1, got {sizes}')
+    return sizes
 
 
 class _Check:
@@ -291,7 +342,7 @@ class Signature:
             if tensor is None:
                 if check.optional and check.name not in inputs:
                     continue
-                raise InvalidInput(f'input "{check.name}" is missing', path="inputs")
+                raise _missing(inputs, self.inputs)
             seen += 1
             if check.bytes or not hasattr(tensor, "dtype"):
                 converted = as_tensor(tensor, check.spec.datatype, path=_path(inputs, check.name))
@@ -299,12 +350,7 @@ class Signature:
                     inputs = {**inputs, check.name: converted}
                     tensor = converted
             elif tensor.dtype != check.dtype:
-                if tensor.dtype.newbyteorder("=") != check.dtype:
-                    raise InvalidInput(
-                        f"expected datatype {check.spec.datatype}, got {tensor.dtype}",
-                        path=_path(inputs, check.name),
-                    )
-                tensor = tensor.astype(check.dtype)
+                tensor = _in_native_order(inputs, check)
                 inputs = {**inputs, check.name: tensor}
             shape = tensor.shape
             if check.ndim >= 0:
@@ -337,10 +383,46 @@ def _path(inputs: Mapping[str, Tensor], name: str) -> str:
     return f'inputs[{list(inputs).index(name)}] "{name}"'
 
 
+def _missing(inputs: Mapping[str, Tensor], specs: Iterable[TensorSpec]) -> InvalidInput:
+    """Name what is missing and what is there instead: a misspelt name shows in both."""
+    known = {spec.name: spec.optional for spec in specs}
+    missing = [n for n, optional in known.items() if not optional and inputs.get(n) is None]
+    # An optional input given as None counts as missing, too.
+    missing += [n for n, optional in known.items() if optional and inputs.get(n, n) is None]
+    text = f"{_quoted(missing)} {'is' if len(missing) == 1 else 'are'} missing"
+    unknown = [name for name in inputs if name not in known]
+    if unknown:
+        text += f"; {_quoted(unknown)} {'is' if len(unknown) == 1 else 'are'} unknown"
+    return InvalidInput(text, path="inputs")
+
+
+def _quoted(names: list[str]) -> str:
+    shown = ", ".join(f'"{name}"' for name in names[:_MOST_NAMES])
+    return f"{shown}, ..." if len(names) > _MOST_NAMES else shown
+
+
+def _in_native_order(inputs: Mapping[str, Tensor], check: _Check) -> Tensor:
+    """Return a tensor of another dtype than is checked for, if only its byte order differs."""
+    tensor = inputs[check.name]
+    dtype = tensor.dtype
+    if isinstance(dtype, np.dtype):
+        if dtype.newbyteorder("=") == check.dtype:
+            return tensor.astype(check.dtype)
+        castable = dtype.kind in "biuf" and check.dtype.kind in "biuf"
+        castable = castable and np.can_cast(dtype, check.dtype, "same_kind")
+        hint = f"; convert it with .astype(np.{check.dtype.name})" if castable else ""
+    else:
+        hint = "; give a numpy array"
+    raise InvalidInput(
+        f"expected {check.spec.datatype}, got {_named(dtype)}{hint}",
+        path=_path(inputs, check.name),
+    )
+
+
 def _wrong_shape(
     inputs: Mapping[str, Tensor], spec: TensorSpec, shape: tuple[int, ...]
 ) -> InvalidInput:
     return InvalidInput(
-        f"expected shape {spec.shape or '(rows, ...)'}, got {tuple(shape)}",
+        f"expected shape {'(rows, ...)' if spec.shape is None else spec.shape}, got {tuple(shape)}",
         path=_path(inputs, spec.name),
     )

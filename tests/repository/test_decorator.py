@@ -488,7 +488,7 @@ def test_inputs_are_never_taken_from_traffic(repo: ms.ModelRepository) -> None:
     repo.add(ms.model(lambda x: x, name="same", example=ONES))
     with pytest.raises(ms.InvalidInput, match=r'"x": expected shape \(-1, 4\), got \(1, 5\)'):
         repo.predict("same", np.ones((1, 5), np.float32))
-    with pytest.raises(ms.InvalidInput, match="expected datatype FP32, got float64"):
+    with pytest.raises(ms.InvalidInput, match="expected FP32, got FP64"):
         repo.predict("same", np.ones((1, 4)))
 
 

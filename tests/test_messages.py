@@ -1,0 +1,66 @@
+"""Requests and their deadlines, and what a predict function is told of its batch."""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelserve.messages import Context, Exchange, InferRequest, InferResponse, RequestInfo
+
+X = {"x": np.zeros((1, 4), np.float32)}
+TIMES = st.floats(-1e6, 1e6)
+
+
+def test_timeout_becomes_a_deadline_from_now() -> None:
+    before = monotonic()
+    request = InferRequest("m", X, timeout=5.0)
+    assert request.deadline is not None
+    assert before + 5.0 <= request.deadline <= monotonic() + 5.0
+
+
+@given(TIMES, TIMES)
+def test_the_earlier_of_timeout_and_deadline_counts(timeout: float, ahead: float) -> None:
+    deadline = monotonic() + ahead
+    before = monotonic()
+    found = InferRequest("m", X, timeout=timeout, deadline=deadline).deadline
+    assert found is not None
+    assert min(deadline, before + timeout) <= found <= min(deadline, monotonic() + timeout)
+
+
+def test_without_either_there_is_no_deadline() -> None:
+    assert InferRequest("m", X).deadline is None
+
+
+def test_requests_do_not_share_what_was_not_given() -> None:
+    one, other = InferRequest("m", X), InferRequest("m", X)
+    one.parameters = {**one.parameters, "k": 1}
+    assert other.parameters == {}
+
+
+def test_messages_take_no_attribute_that_is_misspelt() -> None:
+    message: Any
+    for message in (InferRequest("m", X), InferResponse("m", "1", X), Exchange("http")):
+        with pytest.raises(AttributeError):
+            message.dead_line = 1.0
+
+
+def test_messages_show_names_and_no_values() -> None:
+    assert repr(InferRequest("m", X, version="2")) == "<InferRequest m version 2 inputs ['x']>"
+    assert repr(InferRequest("m", X)) == "<InferRequest m inputs ['x']>"
+    assert repr(InferResponse("m", "1", X)) == "<InferResponse m version 1 outputs ['x']>"
+
+
+@given(st.lists(st.none() | TIMES))
+def test_a_batch_is_wanted_until_its_latest_deadline(deadlines: list[float | None]) -> None:
+    requests = tuple(RequestInfo("", i, i + 1, deadline=d) for i, d in enumerate(deadlines))
+    found = Context(requests=requests).deadline
+    if not deadlines or None in deadlines:
+        assert found is None
+    else:
+        assert found in deadlines
+        assert all(found >= d for d in deadlines if d is not None)
