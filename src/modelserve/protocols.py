@@ -62,7 +62,11 @@ class Traits:
 
 
 class Backend(Protocol):
-    """Runs one batch. May carry `traits: Traits`; without, the defaults of `Traits` hold."""
+    """Runs one batch.
+
+    May carry `traits: Traits` (without, the defaults of `Traits` hold) and `metadata`, a mapping
+    of text by name that `VersionInfo` shows.
+    """
 
     @property
     def signature(self) -> Signature:
@@ -111,6 +115,8 @@ class VersionInfo:
         batching: Why requests are batched, or why not, in words.
         labels: Labels pointing at this version.
         versions: All loaded versions of the model, in ascending order.
+        metadata: What the model says of itself, such as an ONNX file's producer and properties.
+            Known in the process that serves it; the protocol does not carry it.
     """
 
     model: str
@@ -123,6 +129,7 @@ class VersionInfo:
     batching: str = ""
     labels: tuple[str, ...] = ()
     versions: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 class Catalog(Protocol):

@@ -1,5 +1,6 @@
 """The Open Inference Protocol's descriptions, there and back."""
 
+import dataclasses
 import json
 from typing import Any
 
@@ -58,6 +59,13 @@ def test_metadata_of_another_server_is_read() -> None:
     assert info.signature == Signature(
         [TensorSpec("a", "INT64", (-1, 3))], [TensorSpec("b", "FP32", ())]
     )
+
+
+def test_metadata_of_the_model_stays_in_its_process() -> None:
+    told = dataclasses.replace(INFO, metadata={"producer": "a secret"})
+    assert oip_catalog.encode_metadata(told) == oip_catalog.encode_metadata(INFO)
+    assert oip_catalog.decode_metadata(oip_catalog.encode_metadata(told)).metadata == {}
+    assert oip_catalog.encode_index([told]) == oip_catalog.encode_index([INFO])
 
 
 TENSOR = {"name": "x", "datatype": "FP32", "shape": [1]}

@@ -171,13 +171,35 @@ def test_an_output_that_is_not_there_is_refused_with_its_place() -> None:
     version.close(drain=1)
 
 
+def test_metadata_of_an_onnx_model_is_described() -> None:
+    version = load(mlp())
+    assert version.info().metadata == InferenceSession(mlp()).metadata
+    assert version.info().metadata
+    version.close(drain=1)
+
+
+def test_metadata_of_a_version_closed_before_anybody_asked_is_empty() -> None:
+    version = load(mlp())
+    version.close(drain=1)
+    assert version.info().metadata == {}
+
+
+@pytest.mark.parametrize("found", [None, "text", ["a"]])
+def test_metadata_that_is_no_mapping_is_not_shown(found: Any) -> None:
+    backend = Counted()
+    backend.metadata = found  # type: ignore[attr-defined]  # a backend may carry it
+    version = load(backend)
+    assert version.info().metadata == {}
+    version.close(drain=1)
+
+
 def test_a_stream_is_not_asked_for_one_answer() -> None:
     def count(x: Any) -> Any:
         yield {"y": x}
 
     version = load(PythonBackend(count, inputs=[SPEC]))
     assert version.batching == "off: streams are not batched"
-    with pytest.raises(Unsupported, match=r"use stream\(\)"):
+    with pytest.raises(Unsupported, match=r"call stream\(\) in the process"):
         ask(version)
     version.close(drain=1)
 

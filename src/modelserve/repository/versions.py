@@ -16,7 +16,9 @@ from collections.abc import (
     Sequence,
 )
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, cast
 
 from modelserve.errors import InvalidInput, LoadError, ModelNotReady, ServeError, Unsupported
@@ -120,7 +122,17 @@ class ModelVersion:
             batching=self.batching,
             labels=labels,
             versions=versions or (self.version,),
+            metadata=self._metadata,
         )
+
+    @cached_property
+    def _metadata(self) -> Mapping[str, str]:
+        try:
+            found = getattr(self.batcher.backends[0], "metadata", None)
+        except ServeError:  # it was closed before anybody asked
+            found = None
+        known = found if isinstance(found, Mapping) else {}
+        return MappingProxyType({str(name): str(value) for name, value in known.items()})
 
     # ------------------------------------------------------------------ requests
 
@@ -137,7 +149,8 @@ class ModelVersion:
     def _validate(self, request: InferRequest) -> tuple[Mapping[str, Tensor], int]:
         if self._streams is not None:
             raise Unsupported(
-                f'model "{self.model}" answers with a stream; use stream() or a streaming transport'
+                f'model "{self.model}" answers with a stream, not with one response: call stream() '
+                "in the process that serves it; HTTP carries no streams"
             )
         inputs, rows = self.signature.validate(request.inputs, batched=self.batched)
         if request.outputs is not None and self._output_names:
