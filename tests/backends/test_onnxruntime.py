@@ -451,12 +451,19 @@ def test_ort_format_loads_from_path_and_bytes(tmp_path: Path) -> None:
         assert y.tolist() == [[1.0] * 4]
 
 
+def test_file_that_is_no_model_is_named_without_its_folder(tmp_path: Path) -> None:
+    path = tmp_path / "passwd"
+    path.write_bytes(b"root:x:0:0:root:/root:/bin/sh")
+    with pytest.raises(LoadError, match=r'^"passwd" is not an ONNX model, or not a whole one$'):
+        InferenceSession(path)
+
+
 @pytest.mark.parametrize(
     ("content", "text"),
     [
         (b"", "graph"),
-        (b"no model at all", "[Pp]rotobuf parsing failed"),
-        (onnx_models.mlp()[:1000], "[Pp]rotobuf parsing failed"),
+        (b"no model at all", "not an ONNX model, or not a whole one$"),
+        (onnx_models.mlp()[:1000], "not an ONNX model, or not a whole one$"),
         (onnx_models.model([], [], [], opset=99), "[Oo]pset 99"),
         (onnx_models.model([], [], [], ir_version=99), "IR version: 99"),
     ],
@@ -687,11 +694,24 @@ def test_accelerator_dropped_without_a_word_is_reported(accelerated: type[Accele
 
 
 def test_bad_model_is_not_blamed_on_the_accelerator(accelerated: type[Accelerated]) -> None:
-    with pytest.raises(LoadError, match="rotobuf"):
+    with pytest.raises(LoadError, match="not an ONNX model"):
         InferenceSession(b"no model", providers=["cuda"])
 
 
 # --- life
+
+
+def test_session_is_closed_at_the_end_of_a_with_block() -> None:
+    with InferenceSession(onnx_models.add_one()) as session:
+        assert session.run({"x": np.zeros((1, 4), np.float32)})["y"].tolist() == [[1.0] * 4]
+    with pytest.raises(BackendError, match="closed"):
+        session.run({"x": np.zeros((1, 4), np.float32)})
+
+
+def test_session_is_closed_when_a_with_block_fails() -> None:
+    with pytest.raises(KeyError), InferenceSession(onnx_models.add_one()) as session:
+        raise KeyError
+    assert repr(session) == "<InferenceSession 'model' (closed)>"
 
 
 def test_metadata_tells_what_the_model_says() -> None:

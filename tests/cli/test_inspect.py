@@ -99,7 +99,7 @@ def test_model_whose_rows_may_not_share_a_batch_says_why(
         ("none.onnx", "none.onnx: no such file or directory"),
         ("models", "models: expected an ONNX file, or a directory that holds model.onnx"),
         ("models/add", "models/add: expected an ONNX file, or a directory that holds model.onnx"),
-        ("noise.onnx", "noise.onnx: Protobuf parsing failed."),
+        ("noise.onnx", '"noise.onnx" is not an ONNX model, or not a whole one'),
     ],
 )
 def test_refusal_is_one_sentence(command: Cli, models: Path, path: str, sentence: str) -> None:

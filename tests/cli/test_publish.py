@@ -73,7 +73,7 @@ def test_keep_deletes_older_versions(command: Cli, models: Path, model: Path) ->
             ["models", "add", "models"],
             "models: expected an ONNX file, or a directory that holds model.onnx",
         ),
-        (["models", "add", "noise.onnx"], "noise.onnx: Protobuf parsing failed."),
+        (["models", "add", "noise.onnx"], '"noise.onnx" is not an ONNX model, or not a whole one'),
         (["noise.onnx", "add", "add.onnx"], '"noise.onnx" is not a directory'),
         (
             ["models", "add", "add.onnx", "--model-version", "1"],

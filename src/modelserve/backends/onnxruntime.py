@@ -11,7 +11,8 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias
+from types import TracebackType
+from typing import Any, Final, Literal, Self, TypeAlias
 
 import numpy as np
 
@@ -98,8 +99,8 @@ class InferenceSession:
         ValueError: A provider or option is unknown.
 
     Example:
-        >>> session = InferenceSession("iris.onnx")
-        >>> session.run({"x": np.zeros((1, 4), np.float32)})["y"].shape
+        >>> with InferenceSession("iris.onnx") as session:
+        ...     session.run({"x": np.zeros((1, 4), np.float32)})["y"].shape
         (1, 3)
     """
 
@@ -162,9 +163,7 @@ class InferenceSession:
         inline = self.providers[0] in HOST_PROVIDERS
         # An accelerator serves one stream: further threads would only wait for it, and the wait
         # would block whoever calls, so it gets a thread of its own.
-        self.traits = Traits(
-            inline=inline, shared=inline, repeatable=True, synthetic=True
-        )
+        self.traits = Traits(inline=inline, shared=inline, repeatable=True, synthetic=True)
         self._device = (_OUTPUT_DEVICE.get(self.providers[0], "cpu"), 0)
         self._session = session
         self._output_names = [spec.name for spec in outputs]
@@ -330,6 +329,17 @@ class InferenceSession:
             self._large = False
             return_free_memory()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
     def __repr__(self) -> str:
         state = "closed" if self._session is None else ", ".join(self.providers)
         return f"<InferenceSession {self._label!r} ({state})>"
@@ -395,16 +405,26 @@ def _open(
     except Exception as error:
         host = [pair for pair in chosen if short_name(pair[0]) in HOST_PROVIDERS]
         if host == chosen or strict:
-            raise LoadError(f"{label}: {_clean(error)}") from error
+            raise _unloadable(label, model, error) from error
         try:
             session = _create(runtime, model, options, host)
         except Exception as second:
-            raise LoadError(f"{label}: {_clean(second)}") from second
+            raise _unloadable(label, model, second) from second
     got = session.get_providers()
     missing += [name for name, _ in chosen if name not in got]
     if missing:
         _report_missing(label, missing, got, strict)
     return session
+
+
+def _unloadable(label: str, model: str | os.PathLike[str] | bytes, error: Exception) -> LoadError:
+    text = _clean(error)
+    what = "the bytes given are" if isinstance(model, bytes) else f'"{label}" is'
+    if text.startswith("Protobuf parsing failed"):
+        return LoadError(f"{what} not an ONNX model, or not a whole one")
+    if text.startswith("No graph was found"):
+        return LoadError(f"{what} not an ONNX model: there is no graph in it")
+    return LoadError(f"{label}: {text}")
 
 
 def _create(
