@@ -10,6 +10,7 @@ import pytest
 from modelserve.errors import BackendError, InvalidInput, ModelNotFound, ModelNotReady, QueueFull
 from modelserve.messages import InferRequest
 from modelserve.protocols import Admin, Catalog, Servable
+from modelserve.repository.repository import ModelRepository
 from modelserve.tensors import TensorSpec
 from modelserve.testing import StubModel
 
@@ -29,6 +30,17 @@ def test_it_is_servable_catalog_and_admin() -> None:
 
 def test_without_a_function_it_echoes() -> None:
     assert ask(StubModel())["x"] is X
+
+
+def test_unknown_model_is_refused_in_the_repositorys_words() -> None:
+    async def said(servable: Servable) -> str:
+        with pytest.raises(ModelNotFound) as caught:
+            await servable.infer(InferRequest("nope", {"x": X}))
+        return str(caught.value)
+
+    with ModelRepository() as repo:
+        expected = asyncio.run(said(repo))
+    assert asyncio.run(said(StubModel())) == expected == 'there is no model "nope"'
 
 
 def test_function_may_be_a_coroutine_function() -> None:

@@ -73,7 +73,7 @@ class StubModel:
 
     def _find(self, model: str, version: str) -> None:
         if model != self.name:
-            raise ModelNotFound(f'unknown model "{model}"')
+            raise ModelNotFound(f'there is no model "{model}"')
         if version not in ("", self.version, *self.labels):
             raise ModelNotFound(f'model "{model}" has no version "{version}"')
 

@@ -18,6 +18,7 @@ from modelserve.security.authentication import APIKeys
 from modelserve.testing import StubModel
 from modelserve.transports.asgi import ASGIApp, Message, Scope, mount
 
+EXPECTED = "expected an object with a coroutine method infer"
 INFER = "/v2/models/stub/infer"
 X = {"name": "x", "datatype": "FP32", "shape": [2], "data": [1.5, 2.5]}
 BODY = json.dumps({"inputs": [X]}).encode()
@@ -664,3 +665,27 @@ def test_receive_may_be_any_awaitable() -> None:
         return connection.status
 
     assert asyncio.run(main()) == 200
+
+
+# What is no servable
+
+
+@pytest.mark.parametrize(
+    ("thing", "name"),
+    [(object(), "object"), ("models", "str"), (None, "NoneType"), (StubModel, "the class Stub")],
+)
+def test_what_cannot_infer_is_refused_at_once(thing: Any, name: str) -> None:
+    with pytest.raises(TypeError, match=rf"^{EXPECTED}.*; got {name}"):
+        ASGIApp(thing)
+
+
+@pytest.mark.parametrize("thing", [object(), "models", None, StubModel])
+def test_mount_refuses_what_is_neither_application_nor_servable(thing: Any) -> None:
+    with pytest.raises(TypeError, match=EXPECTED):
+        mount(None, "/ml", thing)
+
+
+def test_mount_refuses_an_application_that_cannot_be_called() -> None:
+    beside: Any = StubModel()
+    with pytest.raises(TypeError, match="app: expected an ASGI application or None, got StubModel"):
+        mount(beside, "/ml", StubModel())

@@ -52,7 +52,7 @@ def model_answers_at(url: str) -> None:
         assert np.array_equal(np.frombuffer(answer.content[start:], np.float32), x)
         nope = client.get("/v2/models/nope")
         assert nope.status_code == 404
-        assert nope.json() == {"error": 'unknown model "nope"'}
+        assert nope.json() == {"error": 'there is no model "nope"'}
         wrong = client.post("/v2/models/stub/infer", content=b"{")
         assert wrong.status_code == 400
         assert "not valid JSON" in wrong.json()["error"]

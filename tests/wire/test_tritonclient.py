@@ -196,10 +196,10 @@ def ones() -> Any:
 
 
 ERRORS: Mapping[Callable[[Any], Any], str] = {
-    wrong_model: 'unknown model "nope"',
+    wrong_model: 'there is no model "nope"',
     wrong_version: 'model "echo" has no version "9"',
     wrong_shape: "inputs[0]: expected 8 bytes for FP32 of shape [2], got 4",
-    wrong_metadata: 'unknown model "nope"',
+    wrong_metadata: 'there is no model "nope"',
 }
 
 

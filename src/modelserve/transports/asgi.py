@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from asyncio import CancelledError, Task, TimerHandle, current_task
 from collections.abc import Awaitable, Callable, Generator, Iterable, MutableMapping
-from typing import Any, Final, Generic, TypeAlias, TypeVar, cast
+from typing import Any, Final, Generic, TypeAlias, TypeGuard, TypeVar, cast
 
 from modelserve.codecs import oip
 from modelserve.errors import Cancelled, PayloadTooLarge
@@ -62,6 +62,7 @@ class ASGIApp:
         record: Gets every closed exchange; by default the servable's own `record`, if it has one.
 
     Raises:
+        TypeError: What is to be served has no `infer`.
         ValueError: A limit is negative.
 
     Example:
@@ -339,6 +340,7 @@ def mount(app: Application | None, path: str, mounted: Application | Servable) -
         mounted: An ASGI application, or a servable to be wrapped in an `ASGIApp`.
 
     Raises:
+        TypeError: `mounted` is neither, or `app` no ASGI application.
         ValueError: The prefix does not begin with "/", or is only that.
 
     Example:
@@ -348,8 +350,10 @@ def mount(app: Application | None, path: str, mounted: Application | Servable) -
     prefix = path.rstrip("/")
     if not prefix.startswith("/"):
         raise ValueError(f'a prefix is like "/ml", got {path!r}')
-    inner = ASGIApp(cast(Servable, mounted)) if hasattr(mounted, "infer") else mounted
-    beside = app or _nothing
+    inner = mounted if _is_application(mounted) else ASGIApp(cast(Servable, mounted))
+    beside = _nothing if app is None else app
+    if not callable(beside):
+        raise TypeError(f"app: expected an ASGI application or None, got {type(app).__name__}")
 
     async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket"):
@@ -362,6 +366,11 @@ def mount(app: Application | None, path: str, mounted: Application | Servable) -
         await beside(scope, receive, send)
 
     return dispatch
+
+
+def _is_application(mounted: Application | Servable) -> TypeGuard[Application]:
+    # A model made of a function may be called, too: as that function.
+    return callable(mounted) and not hasattr(mounted, "infer")
 
 
 async def _nothing(scope: Scope, receive: Receive, send: Send) -> None:

@@ -179,6 +179,10 @@ class Routes:
         record: Gets every closed exchange; by default the servable's own `record`, if it has one.
         max_body_size: Bytes the body of an inference request may have, decompressed too.
 
+    Raises:
+        TypeError: What is to be served has no `infer`.
+        ValueError: The limit is negative.
+
     Example:
         >>> from modelserve.testing import StubModel
         >>> routes = Routes(StubModel())
@@ -196,6 +200,8 @@ class Routes:
         record: Callable[[Exchange], None] | None = None,
         max_body_size: int = MAX_BODY_SIZE,
     ) -> None:
+        if isinstance(servable, type) or not hasattr(servable, "infer"):
+            raise TypeError(_not_servable(servable))
         if max_body_size < 0:
             raise ValueError(f"max_body_size is 0 or more bytes, got {max_body_size}")
         self._servable = servable
@@ -423,6 +429,14 @@ class Routes:
         reply = _reply(200, body, request)
         reply.headers[0] = (b"content-type", content_type.encode())
         return reply
+
+
+def _not_servable(found: object) -> str:
+    kind = f"the class {found.__name__}" if isinstance(found, type) else type(found).__name__
+    return (
+        "expected an object with a coroutine method infer(request), such as a ModelRepository, "
+        f"a model made by modelserve.model, or an AsyncClient; got {kind}"
+    )
 
 
 _GET: Final = ("GET", "HEAD")
