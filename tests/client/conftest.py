@@ -24,7 +24,8 @@ Ask: TypeAlias = Callable[..., Any]
 def running(app: Any, **options: Any) -> Iterator[str]:
     """Serve an ASGI application with uvicorn in a thread; gives its URL."""
     server = uvicorn.Server(
-        uvicorn.Config(app, port=0, log_level="error", lifespan="off", ws="none", **options)
+        # Without its configuration of logging, which would stay for the tests that follow.
+        uvicorn.Config(app, port=0, log_config=None, lifespan="off", ws="none", **options)
     )
     thread = Thread(target=server.run)
     thread.start()

@@ -58,6 +58,27 @@ def test_predict_takes_lists(ask: Ask, serve: Serve) -> None:
     assert outputs["z"].tolist() == [10.0]
 
 
+@pytest.mark.parametrize("x", [X, X.tolist()])
+def test_predict_takes_the_array_of_a_model_of_one_input(ask: Ask, serve: Serve, x: Any) -> None:
+    outputs = ask(serve(ASGIApp(stub())), "predict", "double", x)
+    np.testing.assert_array_equal(outputs["y"], X * 2)
+
+
+def test_predict_without_names_tells_the_inputs_of_a_model_of_several(
+    ask: Ask, serve: Serve
+) -> None:
+    model = StubModel(name="two", inputs=[TensorSpec("a", "FP32"), TensorSpec("b", "FP32")])
+    expected = '^model "two" takes the inputs "a", "b": give arrays by name$'
+    with pytest.raises(TypeError, match=expected):
+        ask(serve(ASGIApp(model)), "predict", "two", X)
+    assert model.count == 0
+
+
+def test_predict_without_names_needs_a_model_that_is_described(ask: Ask, serve: Serve) -> None:
+    with pytest.raises(TypeError, match='does not say what model "echo" takes'):
+        ask(serve(ASGIApp(StubModel(name="echo"))), "predict", "echo", X)
+
+
 def test_predict_gives_the_outputs_asked_for(ask: Ask, serve: Serve) -> None:
     url = serve(ASGIApp(stub()))
     assert list(ask(url, "predict", "double", {"x": X}, outputs=["z"])) == ["z"]
@@ -144,6 +165,15 @@ def test_control_routes_that_are_off_say_so(ask: Ask, serve: Serve) -> None:
 
 def test_ready_is_false_where_no_server_is(ask: Ask) -> None:
     assert ask("http://127.0.0.1:9", "ready") is False
+
+
+@pytest.mark.parametrize("verb", ["ready", "index"])
+def test_wrong_prefix_is_told_without_the_prefix(ask: Ask, serve: Serve, verb: str) -> None:
+    url = serve(ASGIApp(stub()))
+    with pytest.raises(errors.ServeError, match="the server answered, but has no") as caught:
+        ask(f"{url}/a-secret", verb)
+    assert "check the prefix in the client's URL" in str(caught.value)
+    assert "a-secret" not in str(caught.value) + "".join(caught.value.__notes__)
 
 
 def test_server_behind_a_path_prefix(ask: Ask, serve: Serve) -> None:
@@ -360,7 +390,9 @@ def test_gateway_without_a_server_is_unavailable_and_names_no_address(
     ask: Ask, serve: Serve
 ) -> None:
     url = serve(ASGIApp(AsyncClient("http://127.0.0.1:9", retries=0)))
-    with pytest.raises(errors.UnavailableError, match=r"^the server cannot be reached$"):
+    with pytest.raises(
+        errors.UnavailableError, match=r"^the server cannot be reached: connection refused$"
+    ):
         ask(url, "predict", "double", {"x": X})
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import traceback
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from time import monotonic
@@ -377,6 +379,41 @@ def test_wrong_length_header_is_the_servers_fault() -> None:
     assert type(end) is errors.ServeError
 
 
+@pytest.mark.parametrize(
+    ("cause", "reason"),
+    [
+        (ConnectionRefusedError(111, "Connect call failed ('10.0.0.1', 9)"), "connection refused"),
+        (socket.gaierror(-2, "host.internal"), "its name cannot be resolved"),
+        (FileNotFoundError(2, "No such file", "/run/m.sock"), "there is no such socket"),
+        (PermissionError(13, "Permission denied", "/run/m.sock"), "permission denied"),
+    ],
+)
+def test_why_a_server_is_not_reached_is_told_without_its_address(
+    cause: OSError, reason: str
+) -> None:
+    _, end = play(core(retries=Retries(0)).infer(request()), Lost("refused", cause))
+    assert str(end) == f"the server cannot be reached: {reason}"
+
+
+def test_only_the_first_of_a_chain_of_causes_is_shown() -> None:
+    first = ConnectionRefusedError("refused")
+    several = ExceptionGroup("several", [first, ConnectionRefusedError("also")])
+    outer, outermost = OSError("all failed"), RuntimeError("connect")
+    outer.__cause__, outermost.__cause__ = several, outer
+    first.__context__ = KeyError("what was done meanwhile")
+    _, end = play(core(retries=Retries(0)).infer(request()), Lost("refused", outermost))
+    shown = "".join(traceback.format_exception(end))
+    assert "ConnectionRefusedError: refused" in shown
+    assert "all failed" not in shown
+    assert "KeyError" not in shown
+
+
+def test_answer_404_of_another_server_points_to_the_prefix() -> None:
+    _, end = play(core().infer(request()), Answer(404, {}, b'{"detail":"Not Found"}'))
+    assert isinstance(end, errors.ModelNotFound)
+    assert "check the prefix in the client's URL" in str(end)
+
+
 def test_error_text_does_not_name_the_server_but_its_note_does() -> None:
     one = core("unix:/run/secret.sock", retries=0)
     _, end = play(one.infer(request()), Lost("refused", OSError("/run/secret.sock")))
@@ -433,6 +470,21 @@ def test_metadata_is_fetched_once() -> None:
     play(one.infer(lists()), METADATA, answered())
     steps, _ = play(one.infer(lists()), answered())
     assert len(sent(steps)) == 1
+
+
+def test_array_without_a_name_has_the_metadata_fetched_once() -> None:
+    client = core()
+    steps, _ = play(client.predict(InferRequest("iris", {}), X), METADATA, answered())
+    assert [step.method for step in sent(steps)] == ["GET", "POST"]
+    assert document(sent(steps)[1])["inputs"][0]["name"] == "x"
+    steps, _ = play(client.predict(InferRequest("iris", {}), X), answered())
+    assert [step.method for step in sent(steps)] == ["POST"]
+
+
+def test_metadata_and_answer_share_one_deadline() -> None:
+    steps, _ = play(core().predict(InferRequest("iris", {}), X), METADATA, answered())
+    first, second = sent(steps)
+    assert first.deadline == second.deadline
 
 
 def test_arrays_need_no_metadata() -> None:

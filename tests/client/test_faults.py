@@ -111,7 +111,7 @@ def test_503_without_retry_after_is_final(ask: Ask, scripted: Make) -> None:
 def test_nobody_listening_is_unavailable(ask: Ask) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    with pytest.raises(errors.UnavailableError, match="cannot be reached"):
+    with pytest.raises(errors.UnavailableError, match="cannot be reached: connection refused"):
         ask(f"http://127.0.0.1:{port}", "predict", "iris", X, options=QUICK)
 
 

@@ -99,7 +99,7 @@ class Client:
     def predict(
         self,
         model: str,
-        inputs: Mapping[str, Any],
+        inputs: Any,
         *,
         version: str = "",
         outputs: Sequence[str] | None = None,
@@ -111,8 +111,9 @@ class Client:
 
         Args:
             model: Name of the model.
-            inputs: Arrays by name, of the datatypes the model takes. Lists and numbers are made
-                arrays by the model's metadata, which is fetched once and kept.
+            inputs: Arrays by name, of the datatypes the model takes; for a model of one input,
+                that array. The one name, and what lists and numbers are made, comes from the
+                model's metadata, which is fetched once and kept.
             version: Version number or label; empty lets the server choose.
             outputs: Names of the outputs wanted; None for all.
             parameters: The request's parameters.
@@ -121,15 +122,16 @@ class Client:
 
         Raises:
             InvalidInput: The server, or the encoding, refuses the inputs.
+            TypeError: Inputs without names for a model that does not take just one.
             ModelNotFound: No such model or version.
             UnavailableError: The server cannot be reached, is overloaded, or was too slow.
             ServeError: Whatever else went wrong.
         """
-        request = _request(model, inputs, version, outputs, parameters, timeout, priority)
-        return dict(self.infer(request).outputs)
+        request = _request(model, version, outputs, parameters, timeout, priority)
+        return dict(self._carry_out(self._core.predict(request, inputs)).outputs)
 
     def infer(self, request: InferRequest) -> InferResponse:
-        """Answer one request; inputs and errors are as in `predict`."""
+        """Answer one request; its inputs have names, else inputs and errors are as in `predict`."""
         return self._carry_out(self._core.infer(request))
 
     def index(self) -> list[VersionInfo]:
@@ -151,6 +153,7 @@ class Client:
 
         Raises:
             ModelNotFound: No such model or version.
+            ServeError: The server answered and does not know the path: the URL's prefix is wrong.
         """
         return self._carry_out(self._core.ready(model, version))
 
@@ -268,7 +271,7 @@ class AsyncClient:
     async def predict(
         self,
         model: str,
-        inputs: Mapping[str, Any],
+        inputs: Any,
         *,
         version: str = "",
         outputs: Sequence[str] | None = None,
@@ -277,12 +280,12 @@ class AsyncClient:
         priority: int = 0,
     ) -> dict[str, _Array]:
         """Return a model's outputs for inputs; as `Client.predict`."""
-        request = _request(model, inputs, version, outputs, parameters, timeout, priority)
-        response = await self.infer(request)
+        request = _request(model, version, outputs, parameters, timeout, priority)
+        response = await self._carry_out(self._core.predict(request, inputs))
         return dict(response.outputs)
 
     async def infer(self, request: InferRequest) -> InferResponse:
-        """Answer one request; inputs and errors are as in `Client.predict`."""
+        """Answer one request; as `Client.infer`."""
         return await self._carry_out(self._core.infer(request))
 
     def stream(
@@ -380,7 +383,6 @@ class AsyncClient:
 
 def _request(
     model: str,
-    inputs: Mapping[str, Any],
     version: str,
     outputs: Sequence[str] | None,
     parameters: Parameters | None,
@@ -389,7 +391,7 @@ def _request(
 ) -> InferRequest:
     return InferRequest(
         model,
-        inputs,
+        {},  # set by `Core.predict`
         version=version,
         outputs=outputs,
         parameters={} if parameters is None else parameters,

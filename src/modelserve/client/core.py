@@ -7,13 +7,14 @@ or output. The wire format is in `modelserve.codecs.oip`.
 from __future__ import annotations
 
 import random as _random
+import socket
 import time
 from collections.abc import Callable, Container, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from threading import Lock
 from time import monotonic
-from typing import Final, Literal, TypeAlias, TypeVar, cast
+from typing import Any, Final, Literal, TypeAlias, TypeVar, cast
 from urllib.parse import quote, urlsplit
 
 from modelserve import errors
@@ -31,6 +32,7 @@ Pairs: TypeAlias = list[tuple[bytes, bytes]]
 
 _MOST_METADATA: Final = 256
 _MOST_TEXT: Final = 2000
+_OF_MODELS: Final = ("/v2/models/", "/v2/repository/models/")
 
 # Headers that belong to this hop; a request's own headers do not replace them.
 _RESERVED: Final = frozenset(
@@ -247,7 +249,7 @@ class Core:
             )
             if isinstance(outcome, Answer) and outcome.status in accept:
                 return outcome
-            error, after = self._failure(cast("Answer | Lost", outcome), repeatable)
+            error, after = self._failure(cast("Answer | Lost", outcome), path, repeatable)
             if after is None or retry >= most:
                 raise error
             pause = after + self.retries.pause(retry)
@@ -258,18 +260,35 @@ class Core:
             yield Wait(pause)
             retry += 1
 
-    def _failure(self, outcome: Answer | Lost, repeatable: bool) -> tuple[ServeError, float | None]:
+    def _failure(
+        self, outcome: Answer | Lost, path: str, repeatable: bool
+    ) -> tuple[ServeError, float | None]:
         """The error, and the least pause before a retry; None where a retry is not safe."""
         if isinstance(outcome, Answer):
-            return _refusal(outcome)
-        error = _LOST[outcome.kind]()
-        error.__cause__ = outcome.cause
+            error, after = _refusal(outcome, path)
+            if outcome.status == 404:
+                error.add_note(f"server: {self.name}")
+            return error, after
+        cause = _first_cause(outcome.cause)
+        error = _LOST[outcome.kind](_why(cause) if outcome.kind == "refused" else "")
+        error.__cause__ = cause
         # A note shows in tracebacks and not in the text, which a gateway passes to its callers.
         error.add_note(f"server: {self.name}")
         again = outcome.kind == "refused" or (outcome.kind == "reset" and repeatable)
         return error, 0.0 if again else None
 
     # The verbs
+
+    def predict(self, request: InferRequest, inputs: Any) -> Steps[InferResponse]:
+        """Answer a request made for these inputs, by name or of a model that takes just one."""
+        if isinstance(inputs, Mapping):
+            request.inputs = inputs
+        else:
+            if request.deadline is None:
+                request.deadline = self._until(self.timeout)
+            info = yield from self._described(request, request.deadline)
+            request.inputs = {_only_input(info, request.model): inputs}
+        return (yield from self.infer(request))
 
     def infer(self, request: InferRequest) -> Steps[InferResponse]:
         deadline = self._until(self.timeout) if request.deadline is None else request.deadline
@@ -299,13 +318,7 @@ class Core:
 
     def _arrays(self, request: InferRequest, deadline: float | None) -> Steps[Mapping[str, Tensor]]:
         """Make arrays of lists and numbers, by the datatypes the server states."""
-        key = (request.model, request.version)
-        info = self._metadata.get(key)
-        if info is None:
-            info = yield from self._describe(*key, deadline)
-            if len(self._metadata) >= _MOST_METADATA:
-                self._metadata.clear()
-            self._metadata[key] = info
+        info = yield from self._described(request, deadline)
         specs = {} if info.signature is None else {s.name: s for s in info.signature.inputs}
         arrays = {}
         for index, (name, value) in enumerate(request.inputs.items()):
@@ -317,6 +330,17 @@ class Core:
                 value = as_tensor(value, specs[name].datatype, path=path)
             arrays[name] = value
         return arrays
+
+    def _described(self, request: InferRequest, deadline: float | None) -> Steps[VersionInfo]:
+        """Describe a request's model; asks the server the first time."""
+        key = (request.model, request.version)
+        info = self._metadata.get(key)
+        if info is None:
+            info = yield from self._describe(*key, deadline)
+            if len(self._metadata) >= _MOST_METADATA:
+                self._metadata.clear()
+            self._metadata[key] = info
+        return info
 
     def index(self) -> Steps[list[VersionInfo]]:
         make = _json_body(oip_catalog.encode_index_request())
@@ -376,15 +400,54 @@ class Core:
         return None if timeout is None else monotonic() + timeout
 
 
-_LOST: Final[Mapping[str, Callable[[], ServeError]]] = {
-    "refused": lambda: UnavailableError("the server cannot be reached"),
-    "reset": lambda: UnavailableError("the server closed the connection without an answer"),
-    "broken": lambda: UnavailableError("the server's answer broke off or is not HTTP"),
-    "timeout": lambda: DeadlineExceeded("the deadline passed before an answer was there"),
-    "insecure": lambda: UnavailableError("no secure connection to the server could be made"),
-    "unsendable": lambda: InvalidInput("the request cannot be sent: a header is not valid"),
-    "too large": lambda: ServeError("the server's answer is larger than max_response_size"),
+_LOST: Final[Mapping[str, Callable[[str], ServeError]]] = {
+    "refused": lambda why: UnavailableError(f"the server cannot be reached{why}"),
+    "reset": lambda _: UnavailableError("the server closed the connection without an answer"),
+    "broken": lambda _: UnavailableError("the server's answer broke off or is not HTTP"),
+    "timeout": lambda _: DeadlineExceeded("the deadline passed before an answer was there"),
+    "insecure": lambda _: UnavailableError("no secure connection to the server could be made"),
+    "unsendable": lambda _: InvalidInput("the request cannot be sent: a header is not valid"),
+    "too large": lambda _: ServeError("the server's answer is larger than max_response_size"),
 }
+
+
+def _first_cause(error: BaseException | None) -> BaseException | None:
+    """Return what the network libraries' errors come from, without what they say around it."""
+    while error is not None:
+        inner = error.__cause__
+        if isinstance(error, BaseExceptionGroup):  # one for each address tried
+            inner = error.exceptions[0]
+        if inner is None:
+            error.__suppress_context__ = True
+            return error
+        error = inner
+    return None
+
+
+def _why(cause: BaseException | None) -> str:
+    # Without the error's own text, which may hold an address.
+    for kind, text in _REASONS:
+        if isinstance(cause, kind):
+            return f": {text}"
+    return ""
+
+
+_REASONS: Final[tuple[tuple[type[OSError], str], ...]] = (
+    (ConnectionRefusedError, "connection refused"),
+    (socket.gaierror, "its name cannot be resolved"),
+    (FileNotFoundError, "there is no such socket"),
+    (PermissionError, "permission denied"),
+)
+
+
+def _only_input(info: VersionInfo, model: str) -> str:
+    inputs = () if info.signature is None else info.signature.inputs
+    if not inputs:
+        raise TypeError(f'the server does not say what model "{model}" takes: give arrays by name')
+    if len(inputs) != 1:
+        names = ", ".join(f'"{spec.name}"' for spec in inputs)
+        raise TypeError(f'model "{model}" takes the inputs {names}: give arrays by name')
+    return inputs[0].name
 
 
 def _address(url: str) -> tuple[str, str, int, str | None, str]:
@@ -470,7 +533,10 @@ def _infer_headers(
     return headers
 
 
-def _refusal(answer: Answer) -> tuple[ServeError, float | None]:
+def _refusal(answer: Answer, path: str) -> tuple[ServeError, float | None]:
+    if answer.status == 404 and not path.startswith(_OF_MODELS):
+        text = f"the server answered, but has no path {path}: check the prefix in the client's URL"
+        return ServeError(text), None
     text = _error_text(answer)
     after = _retry_after(answer.headers.get("retry-after"))
     if answer.status == 429:
@@ -485,7 +551,12 @@ def _refusal(answer: Answer) -> tuple[ServeError, float | None]:
 
 def _error_text(answer: Answer) -> str:
     text = oip.decode_error(answer.body)
-    return text[:_MOST_TEXT] or f"the server answered with HTTP status {answer.status}"
+    if text:
+        return text[:_MOST_TEXT]
+    text = f"the server answered with HTTP status {answer.status}"
+    if answer.status == 404:
+        text += "; if it has this model, check the prefix in the client's URL"
+    return text
 
 
 def _retry_after(value: str | None) -> float | None:
