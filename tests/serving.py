@@ -14,7 +14,8 @@ import uvicorn
 @contextmanager
 def on_uvicorn(app: Any, **settings: Any) -> Iterator[str]:
     """Serve an ASGI application; without lifespan unless told otherwise."""
-    options = {"lifespan": "off", "log_level": "error", "ws": "none", "access_log": False}
+    # Without uvicorn's configuration of logging, which would stay for the tests that follow.
+    options = {"lifespan": "off", "log_config": None, "ws": "none"}
     server = uvicorn.Server(uvicorn.Config(app, **{**options, **settings}))
     started = threading.Event()
     startup = server.startup

@@ -58,7 +58,7 @@ class Client:
         ImportError: httpcore is not installed.
 
     Example:
-        >>> with Client("http://127.0.0.1:8000") as client:
+        >>> with Client("http://127.0.0.1:9") as client:
         ...     client.ready()  # no server there
         False
     """
@@ -226,7 +226,7 @@ class AsyncClient:
 
     Example:
         >>> async def main():
-        ...     async with AsyncClient("http://127.0.0.1:8000") as client:
+        ...     async with AsyncClient("http://127.0.0.1:9") as client:
         ...         return await client.ready()  # no server there
         >>> asyncio.run(main())
         False
