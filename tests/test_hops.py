@@ -91,13 +91,13 @@ def test_predict(repository: ModelRepository) -> None:
             repository.predict("add", {"x": ROW})
     count, files = calls.least()
     assert 20 < count <= 42
-    assert files <= 11
+    assert files <= 12
 
 
 def test_infer(repository: ModelRepository) -> None:
     count, files = count_async(lambda: repository.infer(InferRequest("add", {"x": ROW})))
     assert 20 < count <= 55
-    assert files <= 11
+    assert files <= 12
 
 
 def test_json_request_to_the_application(repository: ModelRepository) -> None:
@@ -125,4 +125,4 @@ def test_json_request_to_the_application(repository: ModelRepository) -> None:
     count, files = count_async(request)
     assert statuses == {200}
     assert 50 < count <= 110
-    assert files <= 16
+    assert files <= 17
