@@ -341,6 +341,32 @@ def test_control_routes_are_off_and_say_how_to_turn_them_on(verb: str) -> None:
     assert stub.state == "READY"
 
 
+@pytest.mark.parametrize("name", ["forwarded", "x-forwarded-for", "x-real-ip", "via", "origin"])
+def test_direct_control_routes_are_not_for_proxies_and_web_pages(name: str) -> None:
+    stub = StubModel()
+    path = "/v2/repository/models/stub/unload"
+    refused = ask(Routes(stub, admin="direct"), "POST", path, headers={name: "somebody"})
+    assert refused.status == 403
+    assert "through a proxy" in content(refused)["error"]
+    assert stub.state == "READY"
+    assert ask(Routes(stub, admin=True), "POST", path, headers={name: "somebody"}).status == 200
+
+
+def test_direct_control_routes_are_for_callers_on_this_machine() -> None:
+    stub = StubModel()
+    reply = ask(Routes(stub, admin="direct"), "POST", "/v2/repository/models/stub/unload")
+    assert (reply.status, stub.state) == (200, "UNAVAILABLE")
+
+
+def test_metrics_without_their_package_name_the_command_that_installs_it() -> None:
+    class Missing:
+        def render(self, accept: str = "") -> tuple[bytes, str]:
+            raise ImportError("pip install x")
+
+    reply = ask(Routes(StubModel(), metrics=Missing()), "GET", "/metrics")
+    assert (reply.status, content(reply)) == (501, {"error": "pip install x"})
+
+
 @pytest.mark.parametrize(
     ("method", "path"),
     [

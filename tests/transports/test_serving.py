@@ -489,6 +489,15 @@ def test_control_routes_are_on_where_only_this_machine_reaches_them() -> None:
     assert unload(HTTPServer(StubModel(), http="127.0.0.1:0")).status_code == 200
 
 
+def test_control_routes_on_loopback_are_not_for_what_a_proxy_passes_on() -> None:
+    async def main() -> int:
+        server = HTTPServer(StubModel(), http="127.0.0.1:0")
+        async with server, client_of(server) as client:
+            return (await client.post(UNLOAD, headers={"x-forwarded-for": "1.2.3.4"})).status_code
+
+    assert asyncio.run(main()) == 403
+
+
 @unix_sockets
 def test_control_routes_are_on_at_a_unix_socket(short_path: Path) -> None:
     assert unload(HTTPServer(StubModel(), http=f"unix:{short_path / 's'}")).status_code == 200

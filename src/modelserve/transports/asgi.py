@@ -17,6 +17,7 @@ from modelserve.protocols import Authenticator, Servable
 
 from .routes import (
     MAX_BODY_SIZE,
+    AdminRoutes,
     BodyTimeout,
     Exposition,
     NoSuchPath,
@@ -53,7 +54,8 @@ class ASGIApp:
     Args:
         servable: What answers: a repository, a model, a client.
         admin: Whether the routes that load and unload models are offered. Without an
-            authenticator everyone who reaches the app may then use them.
+            authenticator everyone who reaches the app may then use them; with ``"direct"`` only
+            those whose request comes neither from a web page nor through a proxy.
         authenticator: Tells who is calling; None admits everyone.
         max_body_size: Bytes the body of an inference request may have.
         body_timeout: Seconds the whole body may take to arrive; None for any time.
@@ -74,7 +76,7 @@ class ASGIApp:
         self,
         servable: Servable,
         *,
-        admin: bool = False,
+        admin: AdminRoutes = False,
         authenticator: Authenticator | None = None,
         max_body_size: int = MAX_BODY_SIZE,
         body_timeout: float | None = 30.0,

@@ -13,7 +13,7 @@ from itertools import count
 from math import ceil
 from secrets import token_hex
 from time import perf_counter
-from typing import Final, Protocol, TypeAlias, cast
+from typing import Final, Literal, Protocol, TypeAlias, cast
 
 from modelserve.codecs import oip, oip_catalog
 from modelserve.errors import (
@@ -32,6 +32,7 @@ from modelserve.protocols import Admin, Authenticator, Catalog, Servable
 
 __all__ = [
     "MAX_BODY_SIZE",
+    "AdminRoutes",
     "BodyTimeout",
     "Exposition",
     "NoSuchPath",
@@ -52,6 +53,12 @@ _MOST_FOUND: Final = 1024
 _LONGEST_FOUND: Final = 256
 
 _SMALL_BODY: Final = 64 * 2**10
+
+AdminRoutes: TypeAlias = bool | Literal["direct"]
+
+# Where a proxy says for whom it asks, and a browser which page asks. A proxy that says nothing
+# cannot be told from a caller.
+_ON_BEHALF: Final = ("forwarded", "x-forwarded-for", "x-real-ip", "via", "origin")
 
 Body: TypeAlias = bytes | bytearray | memoryview
 Headers: TypeAlias = list[tuple[bytes, bytes]]
@@ -173,7 +180,8 @@ class Routes:
 
     Args:
         servable: What answers. Routes whose protocol it lacks (`Catalog`, `Admin`) answer 501.
-        admin: Whether load and unload are offered.
+        admin: Whether load and unload are offered; ``"direct"``: not to requests that come from
+            a web page or through a proxy.
         authenticator: Tells who is calling; None lets everyone do everything else.
         metrics: What /metrics shows; None for nothing.
         record: Gets every closed exchange; by default the servable's own `record`, if it has one.
@@ -194,7 +202,7 @@ class Routes:
         self,
         servable: Servable,
         *,
-        admin: bool = False,
+        admin: AdminRoutes = False,
         authenticator: Authenticator | None = None,
         metrics: Exposition | None = None,
         record: Callable[[Exchange], None] | None = None,
@@ -255,10 +263,8 @@ class Routes:
         if route._endpoint is _INFER:
             exchange = request.exchange = Exchange("http", route.model, id=request.id)
             exchange.version = route.version
-        if route.scope == "admin" and not self._admin:
-            raise PermissionDenied(
-                "control routes are off; the server's owner can turn them on with admin=True"
-            )
+        if route.scope == "admin":
+            self._admit_to_control(request)
         if self._authenticator is not None and route.scope:
             principal = self._authenticator.authenticate(request.header)
             request.principal = principal
@@ -269,6 +275,18 @@ class Routes:
                     f'"{principal.name}" lacks the scope "{route.scope}" this needs'
                 )
         return route
+
+    def _admit_to_control(self, request: Request) -> None:
+        if not self._admin:
+            raise PermissionDenied(
+                "control routes are off; the server's owner can turn them on with admin=True"
+            )
+        if self._admin == "direct" and any(request.header(name) for name in _ON_BEHALF):
+            raise PermissionDenied(
+                "control routes are for callers on this machine, and this request came from a web "
+                "page or through a proxy; the server's owner can turn them on with an "
+                "authenticator, or admin=True"
+            )
 
     def _request_id(self, given: str | None) -> str:
         if given and len(given) <= 128 and given.isascii() and _is_visible(given):
@@ -425,7 +443,10 @@ class Routes:
     async def _show_metrics(self, request: Request, route: Route) -> Reply:
         if self._metrics is None:
             raise Unsupported("no metrics are kept here")
-        body, content_type = self._metrics.render(request.header("accept") or "")
+        try:
+            body, content_type = self._metrics.render(request.header("accept") or "")
+        except ImportError as error:  # what to install is for whoever runs the server, and scrapes
+            raise Unsupported(str(error)) from error
         reply = _reply(200, body, request)
         reply.headers[0] = (b"content-type", content_type.encode())
         return reply

@@ -19,7 +19,7 @@ from typing import Any, Final, Self, cast
 from modelserve.codecs import oip
 from modelserve.protocols import Authenticator, Servable
 from modelserve.transports.asgi import Application, ASGIApp, Receive, Scope, Send
-from modelserve.transports.routes import MAX_BODY_SIZE
+from modelserve.transports.routes import MAX_BODY_SIZE, AdminRoutes
 
 __all__ = ["Address", "HTTPServer", "serve"]
 
@@ -179,7 +179,8 @@ class HTTPServer:
     Args:
         servable: What answers: a repository, a model, a client. It is not closed with the server.
         http: Where to listen, see `Address`.
-        admin: Whether to offer the control routes; None decides by the address.
+        admin: Whether to offer the control routes; None decides by the address, and does not
+            offer them to requests that come from a web page or through a proxy.
         authenticator: Tells who is calling; None admits everyone.
         max_body_size: Bytes the body of an inference request may have.
         drain: Seconds that requests under way get to end when the server stops.
@@ -220,7 +221,7 @@ class HTTPServer:
             )
         self._app = ASGIApp(
             servable,
-            admin=guarded if admin is None else admin,
+            admin=_offered(self._address, authenticator) if admin is None else admin,
             authenticator=authenticator,
             max_body_size=max_body_size,
         )
@@ -394,6 +395,12 @@ def _bounded(protocol: Any) -> Any:
                 self.transport.close()
 
     return Bounded
+
+
+def _offered(address: Address, authenticator: Authenticator | None) -> AdminRoutes:
+    if authenticator is not None:
+        return True
+    return "direct" if address.loopback else False
 
 
 def serve(
