@@ -352,6 +352,25 @@ def test_loading_what_is_not_stored(tmp_path: Path) -> None:
             repository.load("m", 9)
 
 
+def test_check_refuses_what_a_request_would_be_refused_for(tmp_path: Path) -> None:
+    tree(tmp_path, {"m": {"1": 1}})
+    with ModelRepository(tmp_path) as repository:
+        repository.check("m")
+        repository.check("m", "1")
+        with pytest.raises(ModelNotFound, match='"other"'):
+            repository.check("other")
+        with pytest.raises(ModelNotFound, match='version "9"'):
+            repository.check("m", "9")
+        repository.unload("m")
+        with pytest.raises(ModelNotReady):
+            repository.check("m")
+        # A policy may send its requests to another model.
+        repository.route("m", Pinned("1"))
+        repository.check("m")
+    with pytest.raises(ModelNotReady, match="closed"):
+        repository.check("m")
+
+
 def test_verbs_of_the_store_need_one() -> None:
     with ModelRepository() as repository:
         with pytest.raises(Unsupported, match=r"ModelRepository\(directory\)"):

@@ -302,6 +302,19 @@ class ModelRepository:
 
     # ------------------------------------------------------------------ catalog
 
+    def check(self, model: str, version: str = "") -> None:
+        """Return when a request for this may be answered; cheap, so ask before decoding a body.
+
+        Raises:
+            ModelNotFound: No such model or version.
+            ModelNotReady: It is not loaded.
+        """
+        entry = self._entries.get(model)
+        if entry is None:
+            raise self._control.unknown(model)
+        if version or entry.policy is None:
+            entry.find(version)  # otherwise the policy may send the request elsewhere
+
     async def index(self) -> Sequence[VersionInfo]:
         """List every version of every model, loaded or not."""
         if self.store is None:
