@@ -253,7 +253,13 @@ class Store(Protocol):
         ...
 
     def put(
-        self, model: str, source: Any, *, version: str = "", metadata: Mapping[str, Any] = {}
+        self,
+        model: str,
+        source: Any,
+        *,
+        version: str = "",
+        label: str = "",
+        metadata: Mapping[str, Any] = {},
     ) -> StoredVersion:
         """Publish files as a new version, all or nothing.
 
@@ -261,6 +267,7 @@ class Store(Protocol):
             model: Name of the model.
             source: Path of an ONNX file (its external data goes along) or of a directory.
             version: The number to use; empty for the next one.
+            label: Moves to the new version with its appearance.
             metadata: Recorded in the manifest.
 
         Raises:

@@ -2,20 +2,21 @@
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from modelserve.errors import Conflict, InvalidInput, LoadError
+from modelserve.errors import Conflict, InvalidInput, LoadError, ModelNotFound
 from modelserve.protocols import StoredVersion
 from modelserve.repository.publication import described, signature_of
 from modelserve.repository.repository import ModelRepository
 from modelserve.repository.store import LocalStore
 from modelserve.tensors import TensorSpec
 from onnx_models import identity, optional_input, sequence_output, two_in_three_out
-from versioned_models import adds, answer, states
+from versioned_models import adds, answer, states, tree
 
 
 def left_behind(root: Path) -> list[str]:
@@ -127,12 +128,15 @@ def test_what_cannot_be_taken_out_is_said_and_the_first_error_raised(
         def delete(self, model: str, version: str) -> None:
             raise LoadError("the file system is read-only by now")
 
+        def label(self, model: str, changes: Mapping[str, str | None]) -> dict[str, str]:
+            raise LoadError("no label can be written")
+
     with (
         ModelRepository(Undeletable(tmp_path)) as repository,
         caplog.at_level(logging.ERROR),
-        pytest.raises(InvalidInput, match="not a label"),
+        pytest.raises(LoadError, match="no label can be written"),
     ):
-        repository.publish("m", adds(1), label="?")
+        repository.publish("m", adds(1))
     assert "version 1 stays in the store" in caplog.text
 
 
@@ -229,3 +233,56 @@ def test_a_source_of_another_type_is_refused(tmp_path: Path) -> None:
     source: Any = np.zeros(3)
     with ModelRepository(tmp_path) as repository, pytest.raises(TypeError):
         repository.publish("m", source)
+
+
+def test_a_canary_is_never_seen_without_its_label(tmp_path: Path) -> None:
+    tree(tmp_path, {"m": {"1": 1}})
+    seen: list[tuple[tuple[str, ...], dict[str, str]]] = []
+
+    class Watched(LocalStore):
+        def _write_labels(self, directory: Path, labels: Any) -> None:
+            super()._write_labels(directory, labels)
+            seen.append((self.versions("m"), dict(labels)))
+
+    stored = Watched(tmp_path).put("m", adds(2), label="canary")
+    assert stored.version == "2"
+    assert seen == [(("1",), {"canary": "2"})]
+
+
+def test_a_stable_version_keeps_its_label_until_the_next_is_there(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    store.put("m", adds(1), label="stable")
+    seen: list[tuple[tuple[str, ...], dict[str, str]]] = []
+
+    class Watched(LocalStore):
+        def _write_labels(self, directory: Path, labels: Any) -> None:
+            seen.append((self.versions("m"), self.labels("m")))
+            super()._write_labels(directory, labels)
+
+    Watched(tmp_path).put("m", adds(2), label="stable")
+    assert seen == [(("1", "2"), {"stable": "1"})]
+    assert store.labels("m") == {"stable": "2"}
+
+
+def test_a_label_left_by_a_dead_publisher_is_not_inherited(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    store.put("m", adds(1))
+    (tmp_path / "m" / ".labels.json").write_text('{"format": 1, "labels": {"canary": "2"}}')
+    assert store.put("m", adds(2)).version == "2"
+    assert store.labels("m") == {}
+
+
+def test_a_label_that_is_none_is_refused_before_anything_is_copied(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="not a label"):
+        LocalStore(tmp_path).put("m", adds(1), label="?")
+    assert not LocalStore(tmp_path).models()
+
+
+def test_a_store_that_is_not_served_here_can_be_rolled_back(tmp_path: Path) -> None:
+    LocalStore(tmp_path).put("m", adds(1), label="stable")
+    LocalStore(tmp_path).put("m", adds(2), label="stable")
+    with ModelRepository(tmp_path, load="none") as repository:
+        assert repository.rollback("m") == "1"
+        assert LocalStore(tmp_path).labels("m") == {"stable": "1"}
+        with pytest.raises(ModelNotFound, match="no version before 1"):
+            repository.rollback("m")

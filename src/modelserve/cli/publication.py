@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from modelserve.cli.arguments import at_least, existing_model
-from modelserve.repository.models import STABLE
 from modelserve.repository.publication import described
-from modelserve.repository.store import LocalStore
+from modelserve.repository.store import STABLE, LocalStore
 
 __all__ = ["declare"]
 
@@ -58,15 +57,10 @@ def _run(arguments: argparse.Namespace) -> int:
             arguments.model,
             arguments.source,
             version=arguments.model_version,
+            label=arguments.label,
             metadata=metadata,
             progress=progress,
         )
-    if arguments.label:
-        try:
-            store.label(arguments.model, {arguments.label: stored.version})
-        except BaseException:
-            store.delete(arguments.model, stored.version)  # all or nothing
-            raise
     print(f"{arguments.model} version {stored.version} published")
     if arguments.keep is not None:
         for version in store.collect(arguments.model, arguments.keep):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 from modelserve.errors import (
     ClientError,
@@ -29,13 +29,13 @@ from modelserve.observe.recorder import Recorder
 from modelserve.protocols import Store, StoredVersion, VersionInfo
 from modelserve.repository.configuration import configured
 from modelserve.repository.models import (
-    STABLE,
     ModelEntry,
     VersionPolicy,
     answering_version,
     wanted_versions,
 )
 from modelserve.repository.publication import described
+from modelserve.repository.store import STABLE
 from modelserve.repository.versions import ModelVersion, VersionOptions, load_version
 
 __all__ = ["DRAIN", "Control", "checked_keep", "checked_number"]
@@ -44,6 +44,13 @@ _log = logging.getLogger("modelserve.repository")
 
 DRAIN: Final = 30.0
 """Seconds a version gets to answer what it has before it is closed."""
+
+
+class _Move(NamedTuple):
+    """The label that moves with a publication, and the version it stood at before."""
+
+    label: str
+    before: str | None
 
 
 class Control:
@@ -142,6 +149,7 @@ class Control:
         if known is not None and not known.stored:
             raise Conflict(f'model "{model}" was added by name; publish under another one')
         newest = max(map(int, store.versions(model)), default=0)
+        move = _Move(label or "", store.labels(model).get(label or ""))
         publication = (model, min(newest, int(version) - 1) if version else newest)
         with self._making:
             self._publications.append(publication)
@@ -150,30 +158,32 @@ class Control:
                 model,
                 source,
                 version=version,
+                # A version not loaded here yet is not for everyone; a canary must not look so.
+                label="" if move.label == STABLE else move.label,
                 metadata={**described(source), **metadata},
                 **({} if progress is None else {"progress": progress}),
             ).version
-            self._serve_stored(model, store, number, label, drain)
+            self._serve_stored(model, store, number, move, drain)
         finally:
             with self._making:
                 self._publications.remove(publication)
         return number
 
     def _serve_stored(
-        self, model: str, store: Store, number: str, label: str | None, drain: float
+        self, model: str, store: Store, number: str, move: _Move, drain: float
     ) -> None:
         held = False
         try:
             with self.changing(model, stored=True) as entry:
                 held = True
-                self._serve_published(entry, store, number, label, drain)
+                self._serve_published(entry, store, number, move, drain)
         except BaseException:
             if not held:
-                _take_out(store, model, number)
+                _take_out(store, model, number, move)
             raise
 
     def _serve_published(
-        self, entry: ModelEntry, store: Store, number: str, label: str | None, drain: float
+        self, entry: ModelEntry, store: Store, number: str, move: _Move, drain: float
     ) -> None:
         """Load and label a version that was just stored; or take it out of the store again."""
         before = (entry.enabled, entry.explicit, entry.excluded)
@@ -183,11 +193,11 @@ class Control:
         entry.excluded -= {number}
         try:
             self._follow(entry, drain, must=number, retire=False)
-            if label:
-                store.label(entry.name, {label: number})
+            if move.label == STABLE:
+                store.label(entry.name, {STABLE: number})
         except BaseException:
             entry.enabled, entry.explicit, entry.excluded = before
-            _take_out(store, entry.name, number)
+            _take_out(store, entry.name, number, move)
             entry.failed = {v: why for v, why in entry.failed.items() if v != number}
             entry.available = tuple(v for v in entry.available if v != number)
             kept = () if fresh or not entry.enabled else set(entry.versions) - {number}
@@ -242,17 +252,19 @@ class Control:
 
     def rollback(self, model: str, drain: float) -> str:
         """Label the version before the default one stable; see `ModelRepository.rollback`."""
+        if model not in self.entries and self.store is not None and self.store.versions(model):
+            # It is not served here: whoever follows the store follows the label.
+            versions, labels = self.store.versions(model), self.store.labels(model)
+            number = _before(model, answering_version(versions, labels), versions)
+            self.store.label(model, {STABLE: number})
+            return number
         with self.changing(model) as entry:
             if entry.default is None:
                 raise ModelNotReady(f'model "{model}" is not ready')
-            current = int(entry.default.version)
             numbers: Iterable[str] = entry.versions
             if entry.stored:
                 numbers = self.need_store("rollback").versions(model)
-            earlier = [v for v in numbers if int(v) < current]
-            if not earlier:
-                raise ModelNotFound(f'model "{model}" has no version before {current}')
-            number = max(earlier, key=int)
+            number = _before(model, entry.default.version, numbers)
             self.label(model, {STABLE: number}, drain)
         return number
 
@@ -452,7 +464,9 @@ class Control:
         """Return the error for a name there is no model of."""
         if self.closed:
             return ModelNotReady("the repository is closed")
-        return ModelNotFound(f'there is no model "{name}"')
+        # Whether the store has it is not looked up: this may be an event loop, and the disk slow.
+        loaded = "" if self.store is None else " loaded"
+        return ModelNotFound(f'there is no model "{name}"{loaded}')
 
     def open_entry(self, name: str, *, stored: bool) -> ModelEntry:
         """Return a model, made now if there is none of the name."""
@@ -594,9 +608,18 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {text}"
 
 
-def _take_out(store: Store, model: str, number: str) -> None:
-    """Remove a version that cannot be served after all."""
+def _before(model: str, current: str, versions: Iterable[str]) -> str:
+    earlier = [version for version in versions if int(version) < int(current)]
+    if not earlier:
+        raise ModelNotFound(f'model "{model}" has no version before {current}')
+    return max(earlier, key=int)
+
+
+def _take_out(store: Store, model: str, number: str, move: _Move) -> None:
+    """Remove a version that cannot be served after all; its label goes back to where it was."""
     try:
+        if move.label and store.labels(model).get(move.label) == number:
+            store.label(model, {move.label: move.before})
         store.delete(model, number)
     except (ServeError, OSError) as error:
         _log.error("model %s version %s stays in the store: %s", model, number, error)

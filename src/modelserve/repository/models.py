@@ -13,12 +13,10 @@ from typing import Any
 from modelserve.errors import ModelNotFound, ModelNotReady
 from modelserve.messages import InferRequest
 from modelserve.protocols import Choice, Policy, State, VersionInfo
+from modelserve.repository.store import STABLE
 from modelserve.repository.versions import ModelVersion, VersionOptions
 
-__all__ = ["STABLE", "ModelEntry", "answering_version", "wanted_versions"]
-
-STABLE = "stable"
-"""The label of the version that answers when a request names none."""
+__all__ = ["ModelEntry", "answering_version", "wanted_versions"]
 
 VersionPolicy = int | str | Sequence[str]
 

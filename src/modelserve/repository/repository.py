@@ -27,8 +27,8 @@ from modelserve.observe.metrics import Metrics
 from modelserve.observe.recorder import Recorder
 from modelserve.protocols import Observer, Policy, Store, VersionInfo
 from modelserve.repository.control import DRAIN, Control, checked_keep, checked_number
-from modelserve.repository.models import STABLE, VersionPolicy, wanted_versions
-from modelserve.repository.store import LocalStore
+from modelserve.repository.models import VersionPolicy, wanted_versions
+from modelserve.repository.store import STABLE, LocalStore
 from modelserve.repository.versions import ModelVersion, VersionOptions
 from modelserve.repository.watcher import Watcher
 from modelserve.routing.versions import Pinned

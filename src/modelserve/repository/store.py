@@ -35,7 +35,10 @@ from modelserve.repository.staging import (
     write_file,
 )
 
-__all__ = ["LocalStore"]
+__all__ = ["STABLE", "LocalStore"]
+
+STABLE: Final = "stable"
+"""The label of the version that answers when a request names none."""
 
 _MODEL: Final = "model.onnx"
 _MANIFEST: Final = ".manifest.json"
@@ -148,6 +151,7 @@ class LocalStore:
         source: Any,
         *,
         version: str = "",
+        label: str = "",
         metadata: Mapping[str, Any] = {},
         progress: Progress | None = None,
     ) -> StoredVersion:
@@ -162,11 +166,13 @@ class LocalStore:
                 directory that holds `model.onnx` (links in it are copied as the files they point
                 at), or a serialized model as `bytes`.
             version: The number to use; empty for the highest there is plus one.
+            label: Moves to the new version with its appearance: nobody sees a canary that is not
+                labelled yet, and would be taken for the newest.
             metadata: Recorded in the manifest; anything JSON can hold.
             progress: Called after every chunk with the bytes copied and the bytes to copy.
 
         Raises:
-            InvalidInput: It cannot be the name of a model, or the number of a version.
+            InvalidInput: It cannot be the name of a model, the number of a version, or a label.
             Conflict: The version exists already.
             LoadError: The source is no model, misses a file, or cannot be copied (no space left).
             TypeError, ValueError: `source` is none of these, or `metadata` is not for JSON.
@@ -174,6 +180,8 @@ class LocalStore:
         directory = self._directory(model)
         if version and not _is_version(version):
             raise InvalidInput(f'"{version}" is not a version; expected a number such as "3"')
+        if label:
+            _check_label(label)
         recorded = json.loads(json.dumps(dict(metadata), allow_nan=False))
         with _said(f'publishing "{model}"'):
             name, files = _files_of(source)
@@ -195,10 +203,34 @@ class LocalStore:
                 sync_directory(staging.content)
                 with exclusive(self.path):
                     number = self._check_free(directory, version)
-                    _move_in(staging, directory, number)
+                    self._appear(model, staging, directory, number, label)
             finally:
                 staging.close()
         return StoredVersion(model, number, directory / number, manifest)
+
+    def _appear(
+        self, model: str, staging: Staging, directory: Path, number: str, label: str
+    ) -> None:
+        """Move a version to its place, with its label; under the lock."""
+        known = directory.is_dir()
+        labels = self.labels(model)
+        versions = self._versions(directory)
+        # A publisher that died left a label for a number that is given out anew.
+        living = {k: v for k, v in labels.items() if v in versions}
+        wanted = {**living, label: number} if label else living
+        # A label without its version is nothing to readers. Only "stable" must not leave the one
+        # that answers before the other is there.
+        first = living if label == STABLE else wanted
+        if known and first != labels:
+            self._write_labels(directory, first)
+        try:
+            _move_in(staging, directory, number)
+        except BaseException:
+            if known and first != living:
+                self._write_labels(directory, living)
+            raise
+        if wanted != (first if known else {}):
+            self._write_labels(directory, wanted)
 
     def delete(self, model: str, version: str) -> None:
         """Remove a version, all or nothing.
@@ -288,11 +320,7 @@ class LocalStore:
         """
         directory = self._directory(model)
         for name in changes:
-            if not _LABEL.fullmatch(name):
-                raise InvalidInput(
-                    f"{name!r} is not a label; expected a letter, then up to 63 letters, digits "
-                    f'or any of "_.-"'
-                )
+            _check_label(name)
         if not self._versions(directory):
             raise ModelNotFound(f'no model "{model}"')
         with _said(f'labelling "{model}"'), exclusive(self.path):
@@ -399,6 +427,14 @@ def _refuse_name(name: str) -> str:
     if len(name.encode()) > _MAX_NAME:
         return f"it is over {_MAX_NAME} bytes long"
     return ""
+
+
+def _check_label(name: str) -> None:
+    if not _LABEL.fullmatch(name):
+        raise InvalidInput(
+            f"{name!r} is not a label; expected a letter, then up to 63 letters, digits "
+            f'or any of "_.-"'
+        )
 
 
 def _is_version(version: str) -> bool:
