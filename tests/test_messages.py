@@ -64,3 +64,7 @@ def test_a_batch_is_wanted_until_its_latest_deadline(deadlines: list[float | Non
     else:
         assert found in deadlines
         assert all(found >= d for d in deadlines if d is not None)
+
+
+def test_a_version_may_be_a_number() -> None:
+    assert InferRequest("iris", {}, version=3).version == "3"

@@ -160,7 +160,7 @@ def test_shape_fits_where_every_fixed_size_is_met(
     if fits:
         assert signature.validate(inputs, batched=False)[0] is inputs
     else:
-        said = refusal(signature, inputs)
+        said, _, _hint = refusal(signature, inputs).partition("; axis 0")
         assert said == f'inputs[0] "x": expected shape {spec}, got {shape}'
 
 
@@ -359,3 +359,26 @@ def test_text_becomes_bytes_and_bytes_stay(values: list[str | bytes], twice: boo
 @pytest.mark.parametrize("shape", [(), (0,), (2, 0), (2, 3)])
 def test_text_keeps_its_shape(shape: tuple[int, ...]) -> None:
     assert as_bytes_tensor(np.full(shape, "ü")).shape == shape
+
+
+class Frame:
+    """What tells a data frame from an array."""
+
+    columns = ("b", "a")
+
+    def to_numpy(self) -> np.ndarray[Any, Any]:
+        return np.ones((1, 2))
+
+    __array__ = to_numpy
+
+
+def test_a_data_frame_is_refused_for_the_names_of_its_columns() -> None:
+    signature = Signature([TensorSpec("x", "FP64", (-1, 2))])
+    with pytest.raises(InvalidInput, match=r'^inputs\[0\] "x": a data frame.*\.to_numpy\(\)$'):
+        signature.validate({"x": Frame()}, batched=True)
+
+
+def test_a_row_without_its_batch_axis_is_told_how_to_get_one() -> None:
+    signature = Signature([TensorSpec("x", "FP32", (-1, 2))])
+    with pytest.raises(InvalidInput, match=r"got \(2,\); axis 0 counts the rows: x\[None\] makes"):
+        signature.validate({"x": np.zeros(2, np.float32)}, batched=True)

@@ -91,7 +91,7 @@ class InferRequest:
         model: str,
         inputs: Mapping[str, Tensor],
         *,
-        version: str = "",
+        version: str | int = "",
         id: str = "",
         outputs: Sequence[str] | None = None,
         parameters: Parameters = _EMPTY,
@@ -108,7 +108,7 @@ class InferRequest:
         trace: str = "",
     ) -> None:
         self.model = model
-        self.version = version
+        self.version: str = version if version.__class__ is str else str(version)
         self.id = id
         self.inputs = inputs
         self.outputs = outputs

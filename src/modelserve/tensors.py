@@ -26,6 +26,7 @@ __all__ = [
     "as_tensor",
     "datatype_of",
     "numpy_dtype",
+    "refuse_data_frame",
 ]
 
 Datatype: TypeAlias = Literal[
@@ -183,6 +184,20 @@ def as_bytes_tensor(array: np.ndarray[Any, Any], *, path: str = "") -> np.ndarra
     return out.reshape(array.shape)
 
 
+def refuse_data_frame(value: Any, *, path: str = "") -> None:
+    """Refuse a data frame: its columns may stand in another order than the model learned them in.
+
+    Raises:
+        InvalidInput: Says how to make an array of it.
+    """
+    if hasattr(value, "columns") and hasattr(value, "to_numpy"):
+        raise InvalidInput(
+            "a data frame's columns have names, a tensor's have none: choose them in the model's "
+            "order, as in frame[names].to_numpy()",
+            path=path,
+        )
+
+
 def as_tensor(value: Any, datatype: Datatype, *, path: str = "") -> Tensor:
     """Return `value` as a tensor of `datatype`: arrays must have it, Python values are converted.
 
@@ -200,6 +215,7 @@ def as_tensor(value: Any, datatype: Datatype, *, path: str = "") -> Tensor:
         return value
     if hasattr(value, "__dlpack__") and hasattr(value, "dtype") and hasattr(value, "shape"):
         return value
+    refuse_data_frame(value, path=path)
     dtype = numpy_dtype(datatype)
     try:
         if datatype == "BYTES":
@@ -422,7 +438,10 @@ def _in_native_order(inputs: Mapping[str, Tensor], check: _Check) -> Tensor:
 def _wrong_shape(
     inputs: Mapping[str, Tensor], spec: TensorSpec, shape: tuple[int, ...]
 ) -> InvalidInput:
+    expected = "(rows, ...)" if spec.shape is None else spec.shape
+    hint = ""
+    if spec.shape and spec.shape[0] == -1 and len(shape) == len(spec.shape) - 1:
+        hint = "; axis 0 counts the rows: x[None] makes one row of x"
     return InvalidInput(
-        f"expected shape {'(rows, ...)' if spec.shape is None else spec.shape}, got {tuple(shape)}",
-        path=_path(inputs, spec.name),
+        f"expected shape {expected}, got {tuple(shape)}{hint}", path=_path(inputs, spec.name)
     )

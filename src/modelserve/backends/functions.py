@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from modelserve.errors import InvalidInput
 from modelserve.messages import Context
-from modelserve.tensors import Datatype, Signature, TensorSpec, datatype_of
+from modelserve.tensors import Datatype, Signature, TensorSpec, datatype_of, refuse_data_frame
 
 __all__ = ["Call", "name_of", "read_function", "spec_of"]
 
@@ -242,6 +242,7 @@ class _Reading:
         specs = []
         for name, value in example.items():
             try:
+                refuse_data_frame(value)
                 spec = spec_of(name, np.asarray(value))
             except (InvalidInput, ValueError) as error:
                 raise ValueError(f"{self.name}: example for {name}: {error}") from error

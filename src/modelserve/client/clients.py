@@ -101,7 +101,7 @@ class Client:
         model: str,
         inputs: Any,
         *,
-        version: str = "",
+        version: str | int = "",
         outputs: Sequence[str] | None = None,
         parameters: Parameters | None = None,
         timeout: float | None = None,
@@ -273,7 +273,7 @@ class AsyncClient:
         model: str,
         inputs: Any,
         *,
-        version: str = "",
+        version: str | int = "",
         outputs: Sequence[str] | None = None,
         parameters: Parameters | None = None,
         timeout: float | None = None,
@@ -383,7 +383,7 @@ class AsyncClient:
 
 def _request(
     model: str,
-    version: str,
+    version: str | int,
     outputs: Sequence[str] | None,
     parameters: Parameters | None,
     timeout: float | None,

@@ -131,7 +131,7 @@ class ModelRepository:
         model: str,
         inputs: Any,
         *,
-        version: str = "",
+        version: str | int = "",
         outputs: Sequence[str] | None = None,
         parameters: Parameters = _NONE,
         priority: int = 0,
@@ -156,7 +156,7 @@ class ModelRepository:
             BackendError: Model code failed; its cause is chained.
         """
         if not isinstance(inputs, Mapping):
-            inputs = {self._only_input(model, version): inputs}
+            inputs = {self._only_input(model, str(version)): inputs}
         request = InferRequest(
             model,
             inputs,
