@@ -78,6 +78,8 @@ def shape_of(value: Any, place: str) -> tuple[tuple[int, ...], int]:
     """Check a shape as it came; return it and its number of elements."""
     if type(value) is not list:
         raise InvalidInput(f"expected a list of sizes, got {short(value)}", path=f"{place}.shape")
+    if len(value) > _MAX_AXES:
+        raise _too_large(place)
     count = total = 1
     for axis, size in enumerate(value):
         if type(size) is not int or size < 0:
@@ -86,11 +88,15 @@ def shape_of(value: Any, place: str) -> tuple[tuple[int, ...], int]:
             )
         count *= size
         total *= size or 1
-    if total > _MAX_ELEMENTS or len(value) > _MAX_AXES:
-        raise InvalidInput(
-            f"expected at most {_MAX_AXES} axes and 2**48 elements", path=f"{place}.shape"
-        )
+        if total > _MAX_ELEMENTS:
+            raise _too_large(place)
     return tuple(value), count
+
+
+def _too_large(place: str) -> InvalidInput:
+    return InvalidInput(
+        f"expected at most {_MAX_AXES} axes and 2**48 elements", path=f"{place}.shape"
+    )
 
 
 def from_list(
@@ -155,10 +161,9 @@ def _from_other(
             raise _wrong_element(flat, datatype, place, index_shape)
         array = np.array(flat, np.bool_)
     elif datatype == "BYTES":
-        array = np.empty(len(flat), np.object_)
         try:
-            array[:] = [text.encode() for text in flat]
-        except AttributeError:
+            array = np.fromiter(map(str.encode, flat), np.object_, len(flat))
+        except TypeError:
             raise _wrong_element(flat, datatype, place, index_shape) from None
     else:
         raise InvalidInput("BF16 has no JSON form; send it as binary data", path=f"{place}.data")
@@ -194,18 +199,30 @@ def _index(index: int, shape: Sequence[int]) -> str:
     return "".join(reversed(brackets))
 
 
-def _fits(value: Any, datatype: str) -> bool:
+def _fit(values: list[Any], datatype: str) -> bool:
+    types = set(map(type, values))
     if datatype == "BOOL" or datatype == "BYTES":
-        return type(value) is (bool if datatype == "BOOL" else str)
-    if type(value) is bool:
-        return False
-    return _pack([value], _CODES[datatype], 1) is not None
+        return types == {bool if datatype == "BOOL" else str}
+    return bool not in types and _pack(values, _CODES[datatype], len(values)) is not None
+
+
+def _first_wrong(flat: list[Any], datatype: str) -> int:
+    """Return the index of the first element that is wrong, where there is one."""
+    start, stop = 0, len(flat)
+    # By halves: as much work as converting all of them once.
+    while stop - start > 1:
+        middle = (start + stop) // 2
+        if _fit(flat[start:middle], datatype):
+            start = middle
+        else:
+            stop = middle
+    return start
 
 
 def _wrong_element(
     flat: list[Any], datatype: str, place: str, index_shape: tuple[int, ...] | None
 ) -> InvalidInput:
-    index = next(index for index, value in enumerate(flat) if not _fits(value, datatype))
+    index = _first_wrong(flat, datatype)
     value = flat[index]
     wanted = {"BOOL": "true or false", "BYTES": "a string"}.get(datatype)
     if wanted is None:
@@ -264,7 +281,7 @@ def _split(
         raise InvalidInput(
             f"expected at least {4 * count} bytes for {count} elements, got {size}", path=place
         )
-    elements = []
+    array = np.empty(count, np.object_)
     end = start + size
     unpack = _LENGTH.unpack_from
     for index in range(count):
@@ -276,11 +293,9 @@ def _split(
             raise InvalidInput(
                 f"expected {start - begin} bytes, got {end - begin}", path=f"{place}[{index}]"
             )
-        elements.append(bytes(body[begin:start]))
+        array[index] = bytes(body[begin:start])
     if start != end:
         raise InvalidInput(f"{end - start} bytes follow the last element", path=place)
-    array = np.empty(count, np.object_)
-    array[:] = elements
     array = array.reshape(shape)
     array.flags.writeable = False
     return array

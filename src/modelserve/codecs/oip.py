@@ -10,7 +10,7 @@ member counts as absent; unknown members are ignored.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from time import monotonic
 from typing import Any, Final
 
@@ -40,6 +40,9 @@ _DATATYPES: Final = frozenset(DATATYPES)
 _NONE: Parameters = {}
 _EVERY: Final = ""
 _MICROSECOND: Final = 1_000_000
+_MAX_ENTRIES: Final = 1024
+"""Inputs, outputs, or parameters in one place, that a message may have."""
+_SMALL_BODY: Final = 4096
 # A timeout beyond this (three centuries) would not survive the arithmetic of clocks.
 _MAX_TIMEOUT: Final = 10**16
 
@@ -50,11 +53,14 @@ def decode_request(
     """Return the request in a body.
 
     Tensors are read-only. Binary ones of fixed element size are views of `body`, which must
-    neither change nor be reused while they live; they may be unaligned. The parameters `timeout`
+    neither change nor be reused while they live, or, where they are a small part of it, copies;
+    they may be unaligned. The parameters `timeout`
     (microseconds) and `priority` become the request's deadline and priority, and
     `binary_data_output` the parameter `binary_data` of the output with the empty name, which
     stands for every output without its own: so that requests share a batch whatever their wire.
     The others stay parameters, `sequence_id` being both.
+
+    At most 1024 inputs, as many outputs, and as many parameters in each place are taken.
 
     Args:
         body: The whole body, decompressed.
@@ -97,6 +103,8 @@ def decode_request(
 def decode_response(body: Buffer, *, header_length: int | str | None = None) -> InferResponse:
     """Return the response in a body, as a client reads it.
 
+    At most 1024 outputs, and as many parameters in each place, are taken.
+
     Args:
         body: The whole body, decompressed.
         header_length: Value of the header `Inference-Header-Content-Length`, None without one.
@@ -136,6 +144,10 @@ class _Reader:
         if header_length is not None:
             self.offset = _header_length(header_length, len(body))
             head = bytes(body[: self.offset])
+            size = len(body)
+            if size > _SMALL_BODY and (size - self.offset) * 4 < size:
+                # Views keep the whole body: it would be held for little.
+                self.body, self.offset = bytes(body[self.offset :]), 0
         else:
             self.offset = len(body)
             if type(head) is not bytes:
@@ -150,6 +162,7 @@ class _Reader:
     def tensors(
         self, documents: list[Any], side: str
     ) -> tuple[dict[str, Tensor], Mapping[str, Parameters]]:
+        _bounded(documents, side)
         tensors: dict[str, Tensor] = {}
         kept: dict[str, Parameters] = {}
         for index, document in enumerate(documents):
@@ -252,9 +265,17 @@ def _text(document: dict[str, Any], member: str) -> str:
     return value
 
 
+def _bounded(entries: Sized, place: str) -> None:
+    if len(entries) > _MAX_ENTRIES:
+        raise InvalidInput(
+            f"expected at most {_MAX_ENTRIES} entries, got {len(entries)}", path=place
+        )
+
+
 def _parameters(value: Any, place: str) -> dict[str, Any]:
     if type(value) is not dict:
         raise InvalidInput(f"expected an object, got {short(value)}", path=place)
+    _bounded(value, place)
     for name, parameter in value.items():
         if not isinstance(parameter, str | bool | int | float):
             raise InvalidInput(
@@ -302,7 +323,8 @@ def _flag(parameters: Parameters, name: str, place: str) -> None:
 def _set_outputs(request: InferRequest, documents: Any) -> None:
     if type(documents) is not list:
         raise InvalidInput(f"expected a list, got {short(documents)}", path="outputs")
-    names: list[str] = []
+    _bounded(documents, "outputs")
+    names: dict[str, None] = {}
     kept: dict[str, Parameters] = {}
     for index, document in enumerate(documents):
         place = f"outputs[{index}]"
@@ -311,7 +333,7 @@ def _set_outputs(request: InferRequest, documents: Any) -> None:
         name = _name(document, place)
         if name in names:
             raise InvalidInput(f'"{name[:80]}" stands there twice', path=f"{place}.name")
-        names.append(name)
+        names[name] = None
         if document.get("parameters") is not None:
             place = f"{place}.parameters"
             parameters = _parameters(document["parameters"], place)
@@ -322,7 +344,7 @@ def _set_outputs(request: InferRequest, documents: Any) -> None:
             if parameters:
                 kept[name] = parameters
     # An empty list names nothing, as Triton reads it: all outputs are wanted.
-    request.outputs = names or None
+    request.outputs = list(names) or None
     if kept:
         request.output_parameters = {**request.output_parameters, **kept}
 

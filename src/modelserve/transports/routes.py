@@ -27,7 +27,7 @@ from modelserve.errors import (
     Unauthenticated,
     Unsupported,
 )
-from modelserve.messages import Exchange, Principal
+from modelserve.messages import Exchange, InferRequest, Principal
 from modelserve.protocols import Admin, Authenticator, Catalog, Servable
 
 __all__ = [
@@ -53,6 +53,10 @@ _MOST_FOUND: Final = 1024
 _LONGEST_FOUND: Final = 256
 
 _SMALL_BODY: Final = 64 * 2**10
+
+# A compressed body costs its sender little and the event loop what it becomes.
+_MAX_RATIO: Final = 100
+_ALWAYS_DECOMPRESSED: Final = 2**20
 
 AdminRoutes: TypeAlias = bool | Literal["direct"]
 
@@ -97,7 +101,8 @@ class Request:
         method: The method, in capitals.
         path: The decoded path relative to the mount, beginning with "/".
         header: Looks up a header by lower-case name.
-        body: The whole body; set after `Routes.open` allowed it.
+        body: The whole body; set after `Routes.open` allowed it. An inference request gives it
+            up while it is answered.
     """
 
     __slots__ = ("body", "exchange", "header", "id", "method", "path", "principal")
@@ -180,12 +185,15 @@ class Routes:
 
     Args:
         servable: What answers. Routes whose protocol it lacks (`Catalog`, `Admin`) answer 501.
+            With a method `check(model, version)` that raises for what it would refuse, it is asked
+            before a request's body is decompressed and decoded.
         admin: Whether load and unload are offered; ``"direct"``: not to requests that come from
             a web page or through a proxy.
         authenticator: Tells who is calling; None lets everyone do everything else.
         metrics: What /metrics shows; None for nothing.
         record: Gets every closed exchange; by default the servable's own `record`, if it has one.
-        max_body_size: Bytes the body of an inference request may have, decompressed too.
+        max_body_size: Bytes the body of an inference request may have, decompressed too; and
+            decompressed it may have 100 times as many as before, or 1 MiB.
 
     Raises:
         TypeError: What is to be served has no `infer`.
@@ -213,6 +221,7 @@ class Routes:
         if max_body_size < 0:
             raise ValueError(f"max_body_size is 0 or more bytes, got {max_body_size}")
         self._servable = servable
+        self._check: Callable[[str, str], None] | None = getattr(servable, "check", None)
         self._admin = admin
         self._authenticator = authenticator
         self._metrics = metrics
@@ -359,11 +368,13 @@ class Routes:
             raise Unsupported("what is served here cannot load or unload models")
         return cast(Admin, self._servable)
 
-    async def _infer(self, request: Request, route: Route) -> Reply:
-        started = perf_counter()
-        body = request.body
+    def _decode(self, request: Request, route: Route) -> InferRequest:
+        """Return the message in a request, which no longer has its body then."""
+        body, request.body = request.body, b""
         exchange = cast(Exchange, request.exchange)
         exchange.bytes_in = len(body)
+        if self._check is not None:
+            self._check(route.model, route.version)
         header = request.header
         encoding = header("content-encoding")
         if encoding:
@@ -379,6 +390,13 @@ class Routes:
         message.principal = request.principal
         message.trace = header("traceparent") or ""
         message.idempotency_key = header("idempotency-key") or ""
+        return message
+
+    async def _infer(self, request: Request, route: Route) -> Reply:
+        started = perf_counter()
+        # In a call of its own: nothing of the body may be held here while the servable is awaited.
+        message = self._decode(request, route)
+        exchange = cast(Exchange, request.exchange)
         exchange.decode = perf_counter() - started
         response = await self._servable.infer(message)
         started = perf_counter()
@@ -521,13 +539,15 @@ def _decompress(body: Body, encoding: str, limit: int) -> bytes:
         return bytes(body)
     if encoding not in ("gzip", "deflate"):
         raise Unsupported(f'content encoding "{encoding[:40]}"; expected gzip or deflate')
+    bound = min(limit, max(_ALWAYS_DECOMPRESSED, _MAX_RATIO * len(body)))
     stream = zlib.decompressobj(31 if encoding == "gzip" else 15)
     try:
-        plain = stream.decompress(body, limit + 1)
+        plain = stream.decompress(body, bound + 1)
     except zlib.error as error:
         raise InvalidInput(f"the body is not valid {encoding}: {error}") from None
-    if len(plain) > limit:
-        raise PayloadTooLarge(f"the decompressed body has more than {limit} bytes")
+    if len(plain) > bound:
+        why = "" if bound == limit else f" and {_MAX_RATIO} times what was sent"
+        raise PayloadTooLarge(f"the decompressed body has more than {bound} bytes{why}")
     if not stream.eof or stream.unused_data:
         raise InvalidInput(f"the body is not one whole {encoding} stream")
     return plain
