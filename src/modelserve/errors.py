@@ -193,7 +193,13 @@ class DeadlineExceeded(UnavailableError):
 
 
 class BackendError(ServeError):
-    """Model code failed. The cause is chained; remote callers do not see its text."""
+    """Model code failed. The cause is chained; remote callers do not see its text.
+
+    Attributes:
+        logged: Whether its text and traceback are in the log already; who logs them sets it.
+    """
+
+    logged: bool = False
 
 
 class LoadError(ServeError):

@@ -1,5 +1,6 @@
 """Joining requests into a batch and splitting its outputs."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -164,6 +165,69 @@ def test_an_error_of_the_users_own_class_reaches_every_caller():
     entries = [entry(1), entry(2)]
     run(entries, function)
     assert [str(one.error) for one in entries] == ["1 and 2", "1 and 2"]
+
+
+@pytest.mark.parametrize("text", ["row 3 is bad", None], ids=["made from a row", "frozen"])
+def test_an_error_that_cannot_be_copied_reaches_every_caller_as_it_is(text):
+    class Row:
+        number = 3
+
+    class BadRow(InvalidInput):
+        def __init__(self, row: Row) -> None:
+            super().__init__(f"row {row.number} is bad")
+
+    @dataclass(frozen=True)
+    class Frozen(BackendError):
+        row: int
+
+    def function(_: Any) -> Any:
+        raise Frozen(3) if text is None else BadRow(Row())
+
+    entries = [entry(1), entry(2), entry(3)]
+    run(entries, function)
+    assert {type(one.error).__name__ for one in entries} == {"BadRow" if text else "Frozen"}
+    assert len({str(one.error) for one in entries}) == 1
+    assert text is None or str(entries[1].error) == text
+
+
+def test_each_caller_has_the_text_of_an_error_that_words_it_itself():
+    class BadRow(InvalidInput):
+        def __init__(self, number: object) -> None:
+            super().__init__(f"row {number} is bad")
+
+    def function(_: Any) -> Any:
+        raise BadRow(3)
+
+    entries = [entry(1), entry(2)]
+    run(entries, function)
+    assert [str(one.error) for one in entries] == ["row 3 is bad"] * 2
+    assert entries[0].error is not entries[1].error
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        raise_on(1, error=ValueError),
+        raise_on(1, error=BackendError),
+        lambda inputs: {"y": [ValueError("no")] * len(inputs["x"])},
+    ],
+    ids=["any error", "a backend's", "of one row"],
+)
+def test_a_failure_that_was_logged_says_so_to_every_caller(function, caplog):
+    entries = [entry(1), entry(2)]
+    run(entries, function)
+    assert "failed on a batch" in caplog.text
+    for one in entries:
+        assert isinstance(one.error, BackendError)
+        assert one.error.logged
+
+
+def test_a_failure_at_load_is_not_said_to_be_logged():
+    one = entry(1)
+    batch = Batch([one], 1, model="m", version="1", batched=True, reason="load")
+    run_batch(batch, GatedBackend(raise_on(1), PLAIN), PLAIN)
+    assert isinstance(one.error, BackendError)
+    assert not one.error.logged
 
 
 def test_requested_outputs_come_in_the_order_asked():

@@ -535,6 +535,19 @@ def test_servers_fault_is_hidden_and_logged(
     assert "secret" in caplog.text
 
 
+def test_failure_the_model_logged_is_logged_without_its_traceback_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    error = BackendError("secret")
+    error.logged = True
+    routes = Routes(StubModel(fail_every=1, error=error))
+    with caplog.at_level(logging.ERROR, "modelserve"):
+        ask(routes, "POST", INFER, BODY, {"x-request-id": "r1"})
+    (line,) = caplog.records
+    assert line.getMessage().endswith("failed, request id r1")
+    assert not line.exc_info
+
+
 def test_unknown_exception_is_an_internal_error(caplog: pytest.LogCaptureFixture) -> None:
     class Broken(Bare):
         async def infer(self, request: InferRequest) -> InferResponse:

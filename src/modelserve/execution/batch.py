@@ -5,9 +5,9 @@ No queueing and no threads here: `run_batch` is called where the batcher decided
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from time import perf_counter
 from typing import Any, Final
 
@@ -216,9 +216,9 @@ def _array(name: str, value: Any) -> Tensor:
 def _give(batch: Batch, entry: Pending, outputs: dict[str, Any]) -> None:
     for value in outputs.values():
         if isinstance(value, Exception):
-            _log_failure(batch, value, entry.rows)
+            logged = _log_failure(batch, value, entry.rows)
             entry.outputs = None
-            entry.error = _classified(value, entry.request.model)
+            entry.error = _classified(value, entry.request.model, logged)
             return
     entry.outputs = outputs
 
@@ -233,28 +233,34 @@ def _unpin(entries: Sequence[Pending], name: str, column: Tensor) -> None:
             outputs[name] = outputs[name].copy()
 
 
-def _classified(error: BaseException, model: str) -> ServeError:
+def _classified(error: BaseException, model: str, logged: bool) -> ServeError:
+    if isinstance(error, BackendError):
+        with suppress(Exception):  # a class of the user's own may refuse to be changed
+            error.logged = error.logged or logged
     if isinstance(error, ServeError):
         return error
     failure = BackendError(f'model "{model}" failed: {type(error).__name__}: {error}')
+    failure.logged = logged
     failure.__cause__ = error
     return failure
 
 
 def fail_batch(batch: Batch, error: BaseException) -> None:
     """Give every entry the error, classified; log it unless a caller is at fault."""
-    _log_failure(batch, error, batch.rows)
+    logged = _log_failure(batch, error, batch.rows)
     for number, entry in enumerate(batch.entries):
         entry.outputs = None
         # One exception object each: it collects the traceback of every place it is raised in.
-        entry.error = _classified(_copied(error) if number else error, batch.model)
+        entry.error = _classified(_copied(error) if number else error, batch.model, logged)
 
 
-def _log_failure(batch: Batch, error: BaseException, rows: int) -> None:
+def _log_failure(batch: Batch, error: BaseException, rows: int) -> bool:
+    """Log what callers are not at fault for; returns whether it was."""
     # Remote callers do not see its text, so this is where it is to be found.
-    if batch.reason != "load" and (
+    wanted = batch.reason != "load" and (
         not isinstance(error, ServeError) or isinstance(error, BackendError)
-    ):
+    )
+    if wanted:
         _log.error(
             "model %s version %s failed on a batch of %d rows",
             batch.model,
@@ -262,6 +268,7 @@ def _log_failure(batch: Batch, error: BaseException, rows: int) -> None:
             rows,
             exc_info=error,
         )
+    return wanted
 
 
 def _everyones(error: Exception) -> bool:
@@ -272,12 +279,16 @@ def _everyones(error: Exception) -> bool:
 def _copied(error: BaseException) -> BaseException:
     if not isinstance(error, ServeError):
         return error  # each gets a BackendError of its own around it
+    kind = type(error)
     try:
-        other = copy.copy(error)
-    except TypeError:  # a class of the user's own, made from something else than its text
+        # Not by its `__init__`: a class of the user's own may take something else than its text.
+        other = kind.__new__(kind, *error.args)
+        other.__dict__.update(error.__dict__)
+        other.__cause__ = error.__cause__
+        same = str(other) == str(error)
+    except Exception:  # user code: the answer to one request must not hang on its neighbours
         return error
-    other.__cause__ = error.__cause__
-    return other
+    return other if same else error
 
 
 def _bisect(batch: Batch, backend: Backend, traits: Traits) -> None:

@@ -334,7 +334,8 @@ class Routes:
                 request.method,
                 request.path[:200],
                 request.id,
-                exc_info=error,
+                # Once in the log is enough, where the model ran; the id tells which request it was.
+                exc_info=None if isinstance(error, BackendError) and error.logged else error,
             )
         reply = _reply(status, oip.encode_error(text), request)
         if isinstance(error, MethodNotAllowed):
