@@ -134,7 +134,7 @@ def test_keep_going_serves_what_there_is(serve: Serve, broken: Path) -> None:
         if sys.platform != "win32":
             _, _, errors = end(serving.process)
             assert errors.splitlines() == [
-                'bad version 1 is missing: "model.onnx" is not an ONNX model, or not a whole one'
+                'bad version 1 cannot be served: "model.onnx" is not an ONNX model, or not a whole one'
             ]
 
 
@@ -271,7 +271,7 @@ def test_model_that_does_not_load_is_named_and_nothing_is_served(cli: Cli, broke
     assert done.returncode == 1
     assert "serving" not in done.stdout
     assert done.stderr.splitlines() == [
-        'bad version 1 is missing: "model.onnx" is not an ONNX model, or not a whole one',
+        'bad version 1 cannot be served: "model.onnx" is not an ONNX model, or not a whole one',
         "modelserve serve: not every model could be loaded; --keep-going serves what there is",
     ]
 

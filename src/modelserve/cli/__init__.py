@@ -8,12 +8,12 @@ import sys
 from collections.abc import Sequence
 
 from modelserve import __version__
-from modelserve.cli import demo, doctor, inspection, publication, server
+from modelserve.cli import demo, doctor, inspection, publication, server, versions
 from modelserve.errors import ServeError
 
 __all__ = ["main"]
 
-_COMMANDS = (server, publication, inspection, doctor, demo)
+_COMMANDS = (server, publication, versions, inspection, doctor, demo)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -84,6 +84,8 @@ def _run(arguments: argparse.Namespace) -> int:
         infos = asyncio.run(repository.index())
         _report(infos)
         _check_loaded(infos, arguments)
+        # From here on each change is told: what is served now stands above.
+        logging.getLogger("modelserve.repository").setLevel(logging.INFO)
         serve(
             repository,
             http=arguments.http,
@@ -139,7 +141,10 @@ def _report(infos: Sequence[VersionInfo]) -> None:
             labels = f" ({', '.join(info.labels)})" if info.labels else ""
             print(f"{info.model} version {info.version}{labels} ready; batching {info.batching}")
         elif _is_missing(info):
-            print(f"{info.model} version {info.version} is missing: {info.reason}", file=sys.stderr)
+            print(
+                f"{info.model} version {info.version} cannot be served: {info.reason}",
+                file=sys.stderr,
+            )
 
 
 def _is_missing(info: VersionInfo) -> bool:

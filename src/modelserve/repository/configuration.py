@@ -40,10 +40,10 @@ def configured(
     try:
         config = read_config(path)
     except LoadError as error:
-        raise LoadError(f'model "{model}": config.pbtxt: {error}') from error
+        raise LoadError(f'model "{model}": {error}') from error
     _check(model, config)
     if config.ignored:
-        _log.info("model %s: config.pbtxt: not used: %s", model, ", ".join(config.ignored))
+        _log.warning("model %s: config.pbtxt: not used: %s", model, ", ".join(config.ignored))
     batching = config.dynamic_batching
     instances = sum(group.count or 1 for group in config.instance_groups)
     options = replace(

@@ -252,9 +252,11 @@ class Control:
 
     def rollback(self, model: str, drain: float) -> str:
         """Label the version before the default one stable; see `ModelRepository.rollback`."""
-        if model not in self.entries and self.store is not None and self.store.versions(model):
+        if model not in self.entries and self.store is not None:
             # It is not served here: whoever follows the store follows the label.
             versions, labels = self.store.versions(model), self.store.labels(model)
+            if not versions:
+                raise ModelNotFound(f'the store has no model "{model}"')
             number = _before(model, answering_version(versions, labels), versions)
             self.store.label(model, {STABLE: number})
             return number
@@ -390,7 +392,23 @@ class Control:
             labels = {k: v for k, v in entry.labels.items() if v in kept}
         leaving = [version for number, version in versions.items() if number not in kept]
         entry.leave(leaving, monotonic() + drain)
+        before = entry.default
         entry.update({v: version for v, version in versions.items() if v in kept}, labels)
+        self._say_changes(entry, before, versions, kept)
+
+    def _say_changes(
+        self,
+        entry: ModelEntry,
+        before: ModelVersion | None,
+        versions: Mapping[str, ModelVersion],
+        kept: Collection[str],
+    ) -> None:
+        now = entry.default
+        if now is not None and now is not before:
+            _log.info("model %s: version %s answers now", entry.name, now.version)
+        for number in versions:
+            if number not in kept:
+                _log.info("model %s: version %s is being closed", entry.name, number)
 
     def _close_leaving(self, entry: ModelEntry) -> None:
         """Close the versions that get no more requests, when they have answered those they have."""
