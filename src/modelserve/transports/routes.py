@@ -279,7 +279,9 @@ class Routes:
             request.principal = principal
             if exchange is not None:
                 exchange.principal = principal.name
-            if route.scope not in principal.scopes:
+            # Whoever may ask a model may know what it takes.
+            implied = route._endpoint in _DESCRIBING and "infer" in principal.scopes
+            if route.scope not in principal.scopes and not implied:
                 raise PermissionDenied(
                     f'"{principal.name}" lacks the scope "{route.scope}" this needs'
                 )
@@ -494,6 +496,7 @@ _MODEL: Final[dict[str | None, _Endpoint]] = {
     "ready": _Endpoint(Routes._model_ready, _GET, "read"),
     None: _Endpoint(Routes._model, _GET, "read"),
 }
+_DESCRIBING: Final = (_MODEL["ready"], _MODEL[None])
 _REPOSITORY: Final = {
     "load": _Endpoint(Routes._load, _POST, "admin", _SMALL_BODY),
     "unload": _Endpoint(Routes._unload, _POST, "admin", _SMALL_BODY),
