@@ -134,7 +134,8 @@ def test_keep_going_serves_what_there_is(serve: Serve, broken: Path) -> None:
         if sys.platform != "win32":
             _, _, errors = end(serving.process)
             assert errors.splitlines() == [
-                'bad version 1 cannot be served: "model.onnx" is not an ONNX model, or not a whole one'
+                'bad version 1 cannot be served: "model.onnx" is not an ONNX model, '
+                "or not a whole one"
             ]
 
 

@@ -1,4 +1,4 @@
-"""`modelserve list`, `label` and `rollback`: the versions of a directory of models, and who answers.
+"""`modelserve list`, `label` and `rollback`: the versions of a directory, and who answers.
 
 They change the directory only; a server started with --watch follows.
 """
