@@ -12,14 +12,13 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from math import inf
-from time import monotonic
-from typing import Any, Final, Self, cast
+from typing import Any, Final, Self
 
 from modelserve.codecs import oip
 from modelserve.protocols import Authenticator, Servable
-from modelserve.transports.asgi import Application, ASGIApp, Receive, Scope, Send
+from modelserve.transports.asgi import ASGIApp, Receive, Scope, Send
 from modelserve.transports.routes import MAX_BODY_SIZE, AdminRoutes
+from modelserve.transports.uvicorn_server import make_server
 
 __all__ = ["Address", "HTTPServer", "serve"]
 
@@ -27,16 +26,6 @@ __all__ = ["Address", "HTTPServer", "serve"]
 # model's thread that has finished waits that long behind a busy event loop.
 _SWITCH_INTERVAL: Final = 1e-4
 _BACKLOG: Final = 2048
-# The request line and headers: uvicorn takes any number of bytes, at any pace.
-_MAX_HEAD: Final = 64 << 10
-_HEAD_TIMEOUT: Final = 30.0
-# Stands for the size of the head while a body arrives, so that no body reaches the bound.
-_NO_HEAD: Final = -(1 << 62)
-_HEAD_TOO_LARGE: Final = (
-    b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\n"
-    b"content-type: application/json\r\ncontent-length: 50\r\n\r\n"
-    b'{"error":"the headers have more than 65536 bytes"}'
-)
 
 
 class Address:
@@ -174,7 +163,8 @@ class HTTPServer:
     It changes nothing outside itself: no signal handlers, no logging. The control routes (load,
     unload) are offered on an address that only this machine reaches, and on any other one only with
     an authenticator; `admin` says otherwise. The headers of a request may have about 64 KiB and
-    take 30 seconds to arrive.
+    take about 30 seconds to arrive. A connection is closed when its client has taken nothing of an
+    answer for 30 seconds.
 
     Args:
         servable: What answers: a repository, a model, a client. It is not closed with the server.
@@ -225,7 +215,7 @@ class HTTPServer:
             authenticator=authenticator,
             max_body_size=max_body_size,
         )
-        self._server = _make_server(self._answer, drain)
+        self._server = make_server(self._answer, drain)
         self._serving: asyncio.Task[None] | None = None
 
     @property
@@ -302,99 +292,6 @@ class HTTPServer:
 
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
-
-
-def _make_server(app: Application, drain: float) -> Any:
-    try:
-        import uvicorn
-    except ImportError as error:
-        raise ImportError(
-            'an HTTP server of its own needs uvicorn: pip install "modelserve[serve]"'
-        ) from error
-
-    class Server(uvicorn.Server):
-        """uvicorn's server without its signal handlers; tells when it listens."""
-
-        ready: asyncio.Event | None = None
-
-        @contextlib.contextmanager
-        def capture_signals(self) -> Iterator[None]:
-            yield
-
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets=sockets)
-            if self.ready is not None and self.started:
-                self.ready.set()
-
-        async def on_tick(self, counter: int) -> bool:
-            if counter % 10 == 0:  # every second; a timer for each request would cost more
-                for connection in tuple(self.server_state.connections):
-                    if hasattr(connection, "close_if_late"):
-                        connection.close_if_late()
-            return await super().on_tick(counter)
-
-    config = uvicorn.Config(
-        app,
-        interface="asgi3",
-        ws="none",
-        lifespan="off",
-        log_config=None,  # and access_log as it is: False would take a host's handlers away
-        proxy_headers=False,
-        server_header=False,
-        # Said here, so that uvicorn does not look for them in the environment.
-        workers=1,
-        forwarded_allow_ips="127.0.0.1",
-        # It waits any number of seconds, whole or not; with 0 it would call an idle server busy.
-        timeout_graceful_shutdown=cast(int, max(drain, 0.01)),
-    )
-    config.load()
-    config.http_protocol_class = _bounded(config.http_protocol_class)
-    return Server(config)
-
-
-def _bounded(protocol: Any) -> Any:
-    """Return uvicorn's protocol with bounds on a request's head, and without its access log."""
-
-    class Quiet(protocol):  # type: ignore[misc]  # which one it is depends on what is installed
-        def __init__(self, *args: Any, **options: Any) -> None:
-            super().__init__(*args, **options)
-            self.access_log = False
-
-    if not hasattr(protocol, "on_headers_complete"):
-        return Quiet  # not httptools': h11 bounds the head by itself
-
-    class Bounded(Quiet):
-        def __init__(self, *args: Any, **options: Any) -> None:
-            super().__init__(*args, **options)
-            self.head_size = 0
-            self.head_since = monotonic()
-
-        def on_message_begin(self) -> None:
-            self.head_size = 0
-            self.head_since = monotonic()
-            super().on_message_begin()
-
-        def on_headers_complete(self) -> None:
-            self.head_size = _NO_HEAD
-            self.head_since = inf
-            super().on_headers_complete()
-
-        def data_received(self, data: bytes) -> None:
-            self.head_size += len(data)
-            super().data_received(data)
-            if self.head_size > _MAX_HEAD and not self.transport.is_closing():
-                if self.is_idle():
-                    self.transport.write(_HEAD_TOO_LARGE)
-                self.transport.close()
-
-        def is_idle(self) -> bool:
-            return self.cycle is None or self.cycle.response_complete
-
-        def close_if_late(self) -> None:
-            if monotonic() - self.head_since > _HEAD_TIMEOUT and self.is_idle():
-                self.transport.close()
-
-    return Bounded
 
 
 def _offered(address: Address, authenticator: Authenticator | None) -> AdminRoutes:
