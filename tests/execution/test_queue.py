@@ -158,3 +158,10 @@ def test_everything_leaves_once_in_order_and_within_the_limit(entries, max_rows)
         expected = [entry for entry in waiting if entry.key == key and entry.deadline != 1.0]
         # The queue's own order is by priority, then by arrival; sorting is stable.
         assert ours == sorted(expected, key=lambda entry: entry.request.priority or 100)
+
+
+def test_text_that_comes_with_a_request_counts_too():
+    queue = filled(pending(1, id="i" * 500, parameters={"prompt": "p" * 700, "n": 3}))
+    assert queue.bytes >= 1200
+    queue.take(8, NEVER)
+    assert queue.bytes == 0

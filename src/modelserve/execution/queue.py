@@ -180,7 +180,10 @@ class PendingQueue:
         Raises:
             QueueFull: A bound is reached.
         """
-        size = 0
+        request = pending.request
+        size = len(request.id)
+        if request.parameters:
+            size += sum(len(v) for v in request.parameters.values() if isinstance(v, str))
         for tensor in pending.inputs.values():
             size += tensor.nbytes
             if tensor.dtype == object:  # BYTES: the array itself holds pointers
