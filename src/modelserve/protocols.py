@@ -83,7 +83,11 @@ class Backend(Protocol):
 
 
 class Servable(Protocol):
-    """Answers requests: a model, a repository, a pipeline, a remote client, a stub in a test."""
+    """Answers requests: a model, a repository, a pipeline, a remote client, a stub in a test.
+
+    It may also have `check(model, version)`, which raises at once what a request for a model that
+    is not there would; a transport asks it before it decodes a body.
+    """
 
     async def infer(self, request: InferRequest) -> InferResponse:
         """Answer one request.

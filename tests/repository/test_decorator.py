@@ -899,3 +899,16 @@ def test_lightgbm_booster(repo: ms.ModelRepository, flowers: tuple[Any, Any]) ->
     booster = lightgbm.train(settings, lightgbm.Dataset(x, y), 5)
     repo.add(ms.model(booster.predict, name="iris", example=x[:1], max_batch_size=64))
     np.testing.assert_array_equal(repo.predict("iris", x[:64])["output"], booster.predict(x[:64]))
+
+
+def test_another_name_is_refused_before_a_request_is_read() -> None:
+    @ms.model(inputs=[X])
+    def predict(x: Any) -> Any:
+        return x
+
+    predict.check("predict")
+    for _ in range(2):  # before its repository is there, and after
+        with pytest.raises(ms.ModelNotFound, match='there is no model "other"'):
+            predict.check("other")
+        predict.predict(ONES)
+    predict.close()

@@ -11,6 +11,7 @@ from typing import Any, Final, Generic, ParamSpec, TypeVar, overload
 
 from modelserve.backends.functions import name_of
 from modelserve.backends.python import PythonBackend
+from modelserve.errors import ModelNotFound
 from modelserve.messages import Exchange, InferRequest, InferResponse
 from modelserve.observe.metrics import Metrics
 from modelserve.protocols import VersionInfo
@@ -112,6 +113,13 @@ class Model(Generic[_P, _R]):
             if self._repository is None:
                 self._repository = ModelRepository()
             return self._repository
+
+    def check(self, model: str, version: str = "") -> None:
+        """Return when a request for this may be answered; see `ModelRepository.check`."""
+        if self._loaded is not None:
+            self._loaded.check(model, version)
+        elif model != self.name:
+            raise ModelNotFound(f'there is no model "{model}"')
 
     def predict(self, inputs: Any, **options: Any) -> dict[str, Tensor]:
         """Run the function as a served model; see `ModelRepository.predict`."""
