@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -82,8 +82,17 @@ def source(asynchronous: bool, number: int, last: BaseException | None = None) -
     return Source(function, asynchronous=asynchronous)
 
 
-def read(backend: Source, inputs: Any, loop_thread: LoopThread) -> AsyncIterator[Any]:
-    return open_stream(backend, backend.traits, inputs, None, loop_thread)
+async def read(
+    backend: Any, inputs: Any, loop_thread: LoopThread | None, slots: StreamSlots | None = None
+) -> AsyncGenerator[Any, None]:
+    slots = StreamSlots(1, model="m") if slots is None else slots
+    await slots.acquire()
+    stream = open_stream(backend, backend.traits, inputs, None, loop_thread, slots)
+    try:
+        async for item in stream:
+            yield item
+    finally:
+        await stream.aclose()
 
 
 def bounded(coroutine: Any) -> Any:
@@ -236,7 +245,7 @@ def test_a_backend_that_cannot_even_begin_fails_the_stream(loop_thread):
 
     async def main() -> None:
         with pytest.raises(BackendError, match="ValueError: no"):
-            async for _ in open_stream(Broken(), Broken.traits, {}, None, None):
+            async for _ in read(Broken(), {}, None):
                 pass
 
     bounded(main())
@@ -263,7 +272,7 @@ def test_a_generator_that_fails_when_closed_is_logged_and_hurts_nobody(
         stream = staticmethod(afunction if asynchronous else function)
 
     async def main() -> None:
-        stream = open_stream(Direct(), Direct.traits, {}, None, loop_thread)
+        stream = read(Direct(), {}, loop_thread)
         assert await anext(stream) == {"y": 0}
         await stream.aclose()
 
@@ -563,3 +572,220 @@ def test_close_tells_when_streams_did_not_end_in_time():
     assert slots.close(0.0) is False
     slots.release()
     assert slots.close(0.0) is True
+
+
+# ---------------------------------------------------------------------- slots of streams
+
+
+async def leave(stream: AsyncGenerator[Any, None], inside: threading.Event) -> None:
+    """Ask for the next item, and go away while the generator is at it."""
+    step = asyncio.ensure_future(anext(stream))
+    assert await asyncio.to_thread(inside.wait, DEADLOCK)
+    step.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await step
+
+
+def stuck(asynchronous: bool) -> tuple[Source, threading.Event, threading.Event]:
+    """Return a source that does not end before it may, and the events for inside and may end."""
+    inside, go = threading.Event(), threading.Event()
+
+    def function(_: Any) -> Iterator[Any]:
+        inside.set()
+        assert go.wait(DEADLOCK)
+        yield {"y": 0}
+
+    async def afunction(_: Any) -> AsyncIterator[Any]:
+        try:
+            inside.set()
+            await asyncio.Event().wait()
+            yield {"y": 0}
+        finally:
+            await asyncio.to_thread(go.wait, DEADLOCK)
+
+    return Source(afunction if asynchronous else function, asynchronous=asynchronous), inside, go
+
+
+@KINDS
+def test_a_slot_is_taken_until_the_generator_of_a_reader_that_left_has_ended(
+    asynchronous, loop_thread
+):
+    slots = StreamSlots(1, model="m")
+    backend, inside, go = stuck(asynchronous)
+
+    async def main() -> None:
+        step = asyncio.ensure_future(anext(read(backend, {}, loop_thread, slots)))
+        assert await asyncio.to_thread(inside.wait, DEADLOCK)
+        step.cancel()
+        waiting = asyncio.create_task(slots.acquire())
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert slots.active == 1
+        assert not waiting.done()
+        assert not backend.ended.is_set()
+        go.set()
+        await waiting
+        assert backend.ended.is_set()
+        with pytest.raises(asyncio.CancelledError):
+            await step
+
+    bounded(main())
+
+
+def test_a_reader_that_is_cancelled_twice_leaves_the_clean_up_of_its_generator_whole(loop_thread):
+    slots = StreamSlots(1, model="m")
+    backend, inside, go = stuck(True)
+
+    async def main() -> None:
+        step = asyncio.ensure_future(anext(read(backend, {}, loop_thread, slots)))
+        assert await asyncio.to_thread(inside.wait, DEADLOCK)
+        step.cancel()
+        await asyncio.sleep(0)
+        step.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await step
+        assert slots.active == 1
+        assert not backend.ended.is_set()
+        go.set()
+        await slots.acquire()
+        assert backend.ended.is_set()
+
+    bounded(main())
+
+
+@KINDS
+@pytest.mark.parametrize("last", [None, ValueError("no")], ids=["end", "error"])
+def test_a_slot_is_free_when_the_reader_is_told_of_the_end(asynchronous, last, loop_thread):
+    slots = StreamSlots(1, model="m")
+    backend = source(asynchronous, 2, last)
+
+    async def main() -> None:
+        try:
+            async for _ in read(backend, {}, loop_thread, slots):
+                assert slots.active == 1
+        except BackendError:
+            assert last is not None
+        assert slots.active == 0
+
+    bounded(main())
+
+
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+def test_a_stream_that_cannot_begin_gives_its_slot_back(asynchronous, loop_thread):
+    slots = StreamSlots(1, model="m")
+
+    class Broken:
+        traits = Traits(streams=True, asynchronous=asynchronous)
+
+        def stream(self, inputs: Any) -> Any:
+            raise InvalidInput("no")
+
+    async def main() -> None:
+        with pytest.raises(InvalidInput):
+            await anext(read(Broken(), {}, loop_thread, slots))
+
+    bounded(main())
+    assert slots.close(0.0)
+
+
+def test_closing_waits_for_a_generator_whose_reader_left(loop_thread):
+    slots = StreamSlots(1, model="m")
+    backend, inside, go = stuck(False)
+
+    async def main() -> bool:
+        await leave(read(backend, {}, loop_thread, slots), inside)
+        closing = asyncio.create_task(asyncio.to_thread(slots.close, DEADLOCK))
+        await asyncio.sleep(0)
+        assert not closing.done()
+        go.set()
+        return await closing
+
+    assert bounded(main()) is True
+    assert backend.ended.is_set()
+
+
+@KINDS
+def test_an_idle_stream_is_cut_when_the_slots_were_closed_long_enough(asynchronous, loop_thread):
+    slots = StreamSlots(1, model="m")
+    backend = source(asynchronous, 1000)
+
+    async def main() -> None:
+        stream = read(backend, {}, loop_thread, slots)
+        await anext(stream)
+        assert slots.close(0.0) is False
+        assert await asyncio.to_thread(backend.ended.wait, DEADLOCK)
+        with pytest.raises(ModelNotReady, match="unloaded during the stream"):
+            await anext(stream)
+
+    bounded(main())
+    assert backend.given == 1
+    assert slots.close(0.0) is True
+
+
+@KINDS
+def test_a_stream_that_waits_for_requests_is_cut_with_a_clear_error(asynchronous, loop_thread):
+    slots = StreamSlots(1, model="m")
+    waiting = threading.Event()
+
+    async def requests() -> AsyncIterator[Any]:
+        waiting.set()
+        await asyncio.Event().wait()
+        yield {}
+
+    def function(inputs: Any) -> Iterator[Any]:
+        yield from inputs
+
+    async def afunction(inputs: Any) -> AsyncIterator[Any]:
+        async for tensors in inputs:
+            yield tensors
+
+    backend = Source(afunction if asynchronous else function, asynchronous=asynchronous, takes=True)
+
+    async def main() -> None:
+        step = asyncio.ensure_future(anext(read(backend, requests(), loop_thread, slots)))
+        assert await asyncio.to_thread(waiting.wait, DEADLOCK)
+        assert slots.close(0.0) is False
+        with pytest.raises(ModelNotReady, match="unloaded during the stream"):
+            await step
+
+    bounded(main())
+    assert slots.active == 0
+
+
+@KINDS
+def test_what_comes_afterwards_waits_for_the_last_generator(asynchronous, loop_thread):
+    slots = StreamSlots(1, model="m")
+    backend, inside, go = stuck(asynchronous)
+    ended: list[bool] = []
+    done = threading.Event()
+
+    def afterwards() -> None:
+        ended.append(backend.ended.is_set())
+        done.set()
+
+    async def main() -> None:
+        step = asyncio.ensure_future(anext(read(backend, {}, loop_thread, slots)))
+        assert await asyncio.to_thread(inside.wait, DEADLOCK)
+        assert slots.close(0.0) is False
+        slots.afterwards(afterwards)
+        assert ended == []
+        go.set()
+        assert await asyncio.to_thread(done.wait, DEADLOCK)
+        await asyncio.wait([step])
+        assert asynchronous == (step.exception() is not None)
+
+    bounded(main())
+    assert ended == [True]
+
+
+def test_closing_may_wait_for_ever():
+    slots = StreamSlots(1, model="m")
+
+    async def main() -> bool:
+        await slots.acquire()
+        closing = asyncio.create_task(asyncio.to_thread(slots.close, float("inf")))
+        await asyncio.sleep(0)
+        slots.release()
+        return await closing
+
+    assert bounded(main()) is True

@@ -1,5 +1,6 @@
 """One version: how it is loaded, what it says of itself, how it ends."""
 
+import asyncio
 import threading
 from typing import Any
 
@@ -244,3 +245,38 @@ def test_closing_waits_for_the_run_under_way() -> None:
     gate.set()
     asking.join(10)
     assert np.array_equal(answers[0]["y"], ROWS + 1)
+
+
+def test_no_backend_is_closed_under_a_generator_whose_reader_left() -> None:
+    inside, gate, closed = threading.Event(), threading.Event(), threading.Event()
+    ended: list[bool] = []
+
+    class Stuck:
+        traits = Traits(streams=True)
+        signature = Signature([SPEC])
+
+        def stream(self, inputs: Any) -> Any:
+            inside.set()
+            assert gate.wait(10)
+            ended.append(closed.is_set())
+            yield {"y": ROWS}
+
+        def close(self) -> None:
+            closed.set()
+
+    version = load(Stuck())
+
+    async def leave() -> None:
+        step = asyncio.ensure_future(anext(version.stream(InferRequest("m", {"x": ROWS}))))
+        assert await asyncio.to_thread(inside.wait, 10)
+        step.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await step
+
+    asyncio.run(leave())
+    assert version.outstanding == 1
+    assert not version.close(drain=0.01)
+    assert not closed.is_set()
+    gate.set()
+    assert closed.wait(10)
+    assert ended == [False]

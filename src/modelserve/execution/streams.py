@@ -20,6 +20,7 @@ from collections.abc import (
 )
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from modelserve.errors import BackendError, Cancelled, ModelNotReady, ServeError
@@ -37,6 +38,8 @@ _END = object()
 class StreamSlots:
     """Bounds how many streams run at once; the rest wait in order, on whichever loop they are.
 
+    A stream is under way until its generator has ended, however early its reader leaves.
+
     Args:
         slots: Most streams under way.
         model: Name for messages.
@@ -50,6 +53,9 @@ class StreamSlots:
         self._model = model
         self._waiting: deque[_Waiter] = deque()
         self._drained = threading.Event()
+        self._cuts: set[Callable[[], None]] = set()
+        self._over = False
+        self._afterwards: Callable[[], object] | None = None
 
     @property
     def active(self) -> int:
@@ -91,11 +97,36 @@ class StreamSlots:
                 if self._waiting.popleft().wake(None):
                     self._free -= 1
                     self._active += 1
-            if self._closed and not self._active:
-                self._drained.set()
+            if not self._closed or self._active:
+                return
+            self._drained.set()
+            afterwards, self._afterwards = self._afterwards, None
+        if afterwards is not None:
+            # Not here: this may be the event loop on which the backend is to be closed.
+            threading.Thread(target=afterwards, daemon=True).start()
+
+    def begin(self, cut: Callable[[], None]) -> None:
+        """Note, for a slot that was acquired, how to end its stream when `close` waited enough."""
+        with self._lock:
+            self._cuts.add(cut)
+            over = self._over
+        if over:
+            cut()
+
+    def end(self, cut: Callable[[], None]) -> None:
+        """Give back the slot of a stream that began with `cut`; does nothing the second time."""
+        with self._lock:
+            if cut not in self._cuts:
+                return
+            self._cuts.remove(cut)
+        self.release()
 
     def close(self, drain: float) -> bool:
-        """Admit nobody any more and wait for the streams under way; returns whether they ended."""
+        """Admit nobody any more and wait for the streams under way; returns whether they ended.
+
+        Those left after `drain` seconds are cut: their readers get `ModelNotReady`, and their
+        generators are closed, each after the step it is in. That is not waited for.
+        """
         with self._lock:
             self._closed = True
             refusal = ModelNotReady(f'model "{self._model}" is being unloaded')
@@ -103,7 +134,26 @@ class StreamSlots:
                 self._waiting.popleft().wake(refusal)
             if not self._active:
                 return True
-        return self._drained.wait(drain)
+        if self._drained.wait(min(drain, threading.TIMEOUT_MAX)):
+            return True
+        with self._lock:
+            self._over = True
+            cuts = list(self._cuts)
+        for cut in cuts:
+            cut()
+        return False
+
+    def afterwards(self, call: Callable[[], object]) -> None:
+        """Do something when the last stream has ended, on a thread of its own; or now, if it has.
+
+        Args:
+            call: What to do, after `close`; it must not raise.
+        """
+        with self._lock:
+            if self._active:
+                self._afterwards = call
+                return
+        call()
 
 
 class _Waiter:
@@ -140,7 +190,8 @@ async def open_stream(
     inputs: Mapping[str, Tensor] | AsyncIterable[Mapping[str, Tensor]],
     context: Any,
     loop_thread: LoopThread | None,
-) -> AsyncIterator[Mapping[str, Any]]:
+    slots: StreamSlots,
+) -> AsyncGenerator[Mapping[str, Any], None]:
     """Yield what a streaming backend yields.
 
     Args:
@@ -149,15 +200,17 @@ async def open_stream(
         inputs: One request's tensors, or those of many where `traits.takes_stream`.
         context: The `Context`, passed on where `traits.context`.
         loop_thread: Where asynchronous generators run.
+        slots: Where a slot was acquired for it; given back when the generator has ended.
 
     Raises:
         ServeError: As raised by the generator; anything else it raises is a `BackendError`.
+        ModelNotReady: The slots were closed, and the stream had not ended in the time it had.
     """
     if traits.asynchronous:
         assert loop_thread is not None
-        stream = _from_loop(backend, traits, inputs, context, loop_thread)
+        stream = _from_loop(backend, traits, inputs, context, loop_thread, slots)
     else:
-        stream = _from_thread(backend, traits, inputs, context)
+        stream = _from_thread(backend, traits, inputs, context, slots)
     try:
         async for item in stream:
             yield item
@@ -165,43 +218,92 @@ async def open_stream(
         await stream.aclose()
 
 
+def _unloaded() -> ModelNotReady:
+    return ModelNotReady("the model was unloaded during the stream")
+
+
 async def _from_thread(
-    backend: Any, traits: Traits, inputs: Any, context: Any
+    backend: Any, traits: Traits, inputs: Any, context: Any, slots: StreamSlots
 ) -> AsyncGenerator[Mapping[str, Any], None]:
     """Run a generator on a thread of its own and read it from the caller's loop."""
-    worker = WorkerThread("modelserve-stream")
-    caller = asyncio.get_running_loop()
-    pull = _Pull(inputs, caller) if isinstance(inputs, AsyncIterable) else None
-    source: Any = inputs if pull is None else iter(pull)
-    arguments = (source, context) if traits.context else (source,)
-    generator: Any = None
-
-    def advance() -> Any:
-        nonlocal generator
-        if generator is None:
-            generator = backend.stream(*arguments)
-        return next(generator, _END)
-
-    def end() -> None:
-        close = getattr(generator, "close", None)
-        try:
-            if close is not None:
-                close()
-        except BaseException:
-            _log.exception("a stream's generator failed when it was closed")
-
+    try:
+        caller = asyncio.get_running_loop()
+        pull = _Pull(inputs, caller) if isinstance(inputs, AsyncIterable) else None
+        source: Any = inputs if pull is None else iter(pull)
+        arguments = (source, context) if traits.context else (source,)
+        local = _Local(partial(backend.stream, *arguments), pull, slots)
+    except BaseException:
+        slots.release()
+        raise
+    slots.begin(local.cut)
     try:
         while True:
-            item = await _on_worker(worker, caller, advance)
+            item = await _on_worker(local.worker, caller, local.advance)
             if item is _END:
                 return
             yield item
     finally:
-        if pull is not None:
-            pull.cancel()
-        if worker.started:
-            worker.submit(end)
-            worker.stop()
+        local.leave(Cancelled("the reader of the stream left"))
+        local.worker.stop()
+
+
+class _Local:
+    """A generator of user code, begun, advanced and closed on a thread of its own.
+
+    Args:
+        begin: Makes the generator.
+        pull: What it reads, where that is a stream.
+        slots: Told when it has ended.
+    """
+
+    def __init__(self, begin: Callable[[], Any], pull: _Pull | None, slots: StreamSlots) -> None:
+        self.worker = WorkerThread("modelserve-stream")
+        self._begin = begin
+        self._pull = pull
+        self._slots = slots
+        self._generator: Any = None
+        self._refusal: ServeError | None = None
+
+    def advance(self) -> Any:
+        """Return the next item, or `_END`; on the thread."""
+        try:
+            if self._refusal is not None:
+                raise self._refusal
+            if self._generator is None:
+                self._generator = self._begin()
+            item = next(self._generator, _END)
+        except BaseException:
+            self._end()
+            raise
+        if item is _END:
+            self._end()
+        return item
+
+    def cut(self) -> None:
+        """End the stream, because its model is being unloaded; from any thread."""
+        self.leave(_unloaded())
+
+    def leave(self, refusal: ServeError) -> None:
+        """Let no further step begin, and close the generator after the one it is in."""
+        if self._refusal is None:
+            self._refusal = refusal
+        if self._pull is not None:
+            self._pull.cancel(refusal)
+        try:
+            self.worker.submit(self._end)
+        except RuntimeError:  # no thread can be started, so none is in the generator
+            self._end()
+
+    def _end(self) -> None:
+        generator, self._generator = self._generator, None
+        try:
+            close = getattr(generator, "close", None)
+            if close is not None:
+                close()
+        except BaseException:
+            _log.exception("a stream's generator failed when it was closed")
+        finally:
+            self._slots.end(self.cut)
 
 
 async def _on_worker(
@@ -247,19 +349,19 @@ class _Pull:
         self._iterator = aiter(requests)
         self._loop = loop
         self._lock = threading.Lock()
-        self._cancelled = False
+        self._refusal: ServeError | None = None
         self._pending: Future[Any] | None = None
 
     def __iter__(self) -> Iterator[Mapping[str, Tensor]]:
         while True:
             with self._lock:
-                if self._cancelled:
-                    raise Cancelled("the reader of the stream left")
+                if self._refusal is not None:
+                    raise self._refusal
                 self._pending = asyncio.run_coroutine_threadsafe(self._step(), self._loop)
             try:
                 item = self._pending.result()
             except CancelledError:
-                raise Cancelled("the reader of the stream left") from None
+                raise self._refusal or Cancelled("the requests were cancelled") from None
             if item is _END:
                 return
             yield item
@@ -267,10 +369,11 @@ class _Pull:
     async def _step(self) -> Any:
         return await anext(self._iterator, _END)
 
-    def cancel(self) -> None:
-        """Let the generator wait no longer: who would read its answers has left."""
+    def cancel(self, refusal: ServeError) -> None:
+        """Let the generator wait no longer: nobody will read its answers."""
         with self._lock:
-            self._cancelled = True
+            if self._refusal is None:
+                self._refusal = refusal
             if self._pending is not None:
                 self._pending.cancel()
 
@@ -292,57 +395,122 @@ async def _across(
 
 
 class _Remote:
-    """An asynchronous generator of user code, advanced and closed on the loop it runs on."""
+    """An asynchronous generator of user code, advanced and closed on the loop it runs on.
 
-    def __init__(self, generator: Any) -> None:
+    Args:
+        generator: The generator.
+        loop_thread: Where it runs.
+        slots: Told when it has ended.
+    """
+
+    def __init__(self, generator: Any, loop_thread: LoopThread, slots: StreamSlots) -> None:
         self._generator = generator
+        self._thread = loop_thread
+        self._there = loop_thread.loop()
+        self._slots = slots
         # A cancelled step may still be cleaning up when the generator is closed.
         self._turn = asyncio.Lock()
+        self._step: asyncio.Task[Any] | None = None
+        self._cut = False
+        self._leaving = threading.Lock()
+        self._closing: Future[None] | None = None
 
-    async def step(self) -> tuple[Any, ServeError | None]:
+    async def advance(self) -> Any:
+        """Return the next item, or `_END`; from the reader's loop."""
+        if self._cut or not self._thread.serves(self._there):
+            raise _unloaded()
+        step = self._advance()
+        try:
+            future = asyncio.run_coroutine_threadsafe(step, self._there)
+        except RuntimeError:  # the loop was closed just now
+            step.close()
+            raise _unloaded() from None
+        try:
+            item, failure = await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            if self._thread.serves(self._there):
+                raise
+            raise _unloaded() from None
+        if failure is not None:
+            raise failure
+        return item
+
+    async def _advance(self) -> tuple[Any, ServeError | None]:
         """Return the next item, or the error there was instead."""
         async with self._turn:
+            task = self._step = asyncio.current_task()
             try:
+                if self._cut:
+                    return None, _unloaded()
                 return await anext(self._generator, _END), None
             except BaseException as error:  # the boundary around user code
-                task = asyncio.current_task()
                 if isinstance(error, asyncio.CancelledError) and task and task.cancelling():
+                    if self._cut:
+                        return None, _unloaded()
                     raise  # the reader left
                 return None, _classified(error)
+            finally:
+                self._step = None
 
-    async def close(self) -> None:
-        """Let the generator clean up."""
-        async with self._turn:
-            try:
+    def cut(self) -> None:
+        """End the stream, because its model is being unloaded; from any thread."""
+        self._cut = True
+        self._close_soon()
+
+    async def leave(self) -> None:
+        """Close the generator and wait for that; who waits no longer does not keep it from it."""
+        closing = self._close_soon()
+        if closing is not None:
+            await asyncio.shield(asyncio.wrap_future(closing))
+
+    def _close_soon(self) -> Future[None] | None:
+        with self._leaving:
+            if self._closing is None and self._thread.serves(self._there):
+                closing = self._close()
+                try:
+                    self._closing = asyncio.run_coroutine_threadsafe(closing, self._there)
+                except RuntimeError:
+                    closing.close()
+            if self._closing is not None:
+                return self._closing
+        self._slots.end(self.cut)  # the end of the loop closed it
+        return None
+
+    async def _close(self) -> None:
+        try:
+            if self._cut and self._step is not None and not self._step.cancelling():
+                self._step.cancel()
+            async with self._turn:
                 await self._generator.aclose()
-            except BaseException:
-                _log.exception("a stream's generator failed when it was closed")
+        except BaseException:
+            _log.exception("a stream's generator failed when it was closed")
+        finally:
+            self._slots.end(self.cut)
 
 
 async def _from_loop(
-    backend: Any, traits: Traits, inputs: Any, context: Any, loop_thread: LoopThread
+    backend: Any,
+    traits: Traits,
+    inputs: Any,
+    context: Any,
+    loop_thread: LoopThread,
+    slots: StreamSlots,
 ) -> AsyncGenerator[Mapping[str, Any], None]:
     """Run an asynchronous generator on its own loop and read it from the caller's."""
-    here = asyncio.get_running_loop()
-    there = loop_thread.loop()
-    source = _across(inputs, here) if isinstance(inputs, AsyncIterable) else inputs
-    arguments = (source, context) if traits.context else (source,)
-    remote = _Remote(backend.stream(*arguments))
+    try:
+        here = asyncio.get_running_loop()
+        source = _across(inputs, here) if isinstance(inputs, AsyncIterable) else inputs
+        arguments = (source, context) if traits.context else (source,)
+        remote = _Remote(backend.stream(*arguments), loop_thread, slots)
+    except BaseException:
+        slots.release()
+        raise
+    slots.begin(remote.cut)
     try:
         while True:
-            future = asyncio.run_coroutine_threadsafe(remote.step(), there)
-            try:
-                item, failure = await asyncio.wrap_future(future)
-            except asyncio.CancelledError:
-                if loop_thread.serves(there):
-                    raise
-                raise ModelNotReady("the model was unloaded during the stream") from None
-            if failure is not None:
-                raise failure
+            item = await remote.advance()
             if item is _END:
                 return
             yield item
     finally:
-        if loop_thread.serves(there):  # else the end of the loop closed it
-            closing = asyncio.run_coroutine_threadsafe(remote.close(), there)
-            await asyncio.wrap_future(closing)
+        await remote.leave()

@@ -204,22 +204,23 @@ class ModelVersion:
             else:
                 assert first is not None
                 source, _ = self.signature.validate(first.inputs, batched=False)
-            outputs = open_stream(
-                self._next_backend(),
-                self.batcher.traits,
-                source,
-                self._context(first),
-                self.batcher.loop_thread,
-            )
-            try:
-                async for tensors in outputs:
-                    yield InferResponse(
-                        self.model, self.version, tensors, id=first.id if first else ""
-                    )
-            finally:
-                await outputs.aclose()  # type: ignore[attr-defined]  # an asynchronous generator
-        finally:
+            context = self._context(first)
+        except BaseException:
             self._streams.release()
+            raise
+        outputs = open_stream(
+            self._next_backend(),
+            self.batcher.traits,
+            source,
+            context,
+            self.batcher.loop_thread,
+            self._streams,  # gets the slot back when the generator has ended
+        )
+        try:
+            async for tensors in outputs:
+                yield InferResponse(self.model, self.version, tensors, id=first.id if first else "")
+        finally:
+            await outputs.aclose()
 
     def _next_backend(self) -> Backend:
         self._turn += 1
@@ -251,12 +252,17 @@ class ModelVersion:
         return self.batcher.queue_depth + self.batcher.in_flight + streams
 
     def close(self, *, drain: float) -> bool:
-        """Take no more, wait up to `drain` seconds for what is under way, release everything."""
+        """Take no more, wait up to `drain` seconds for what is under way, release everything.
+
+        What still runs after that ends by itself, and its backend is closed then.
+        """
         self.state = "UNLOADING"
-        answered = True
-        if self._streams is not None:
+        if self._streams is None:
+            answered = self.batcher.close(drain=drain)
+        else:
             answered = self._streams.close(drain)
-        answered = self.batcher.close(drain=drain) and answered
+            # No backend is closed under a generator that still runs.
+            self._streams.afterwards(self.batcher.close)
         self.state = "UNAVAILABLE"
         return answered
 
