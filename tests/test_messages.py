@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import nan
 from time import monotonic
 from typing import Any
 
@@ -30,6 +31,14 @@ def test_the_earlier_of_timeout_and_deadline_counts(timeout: float, ahead: float
     found = InferRequest("m", X, timeout=timeout, deadline=deadline).deadline
     assert found is not None
     assert min(deadline, before + timeout) <= found <= min(deadline, monotonic() + timeout)
+
+
+@pytest.mark.parametrize(
+    "when", [{"timeout": nan}, {"deadline": nan}, {"timeout": nan, "deadline": 5.0}], ids=str
+)
+def test_a_time_that_is_no_number_is_refused(when: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="expected seconds, got nan"):
+        InferRequest("m", X, **when)  # type: ignore[arg-type]  # each name takes a float
 
 
 def test_without_either_there_is_no_deadline() -> None:

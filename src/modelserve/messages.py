@@ -60,6 +60,9 @@ class InferRequest:
         headers: Transport headers the model asked for.
         trace: W3C `traceparent` of the caller.
 
+    Raises:
+        ValueError: `timeout` or `deadline` is not a number.
+
     Example:
         >>> import numpy as np
         >>> InferRequest("iris", {"x": np.zeros((1, 4), np.float32)}).model
@@ -118,7 +121,10 @@ class InferRequest:
         self.priority = priority
         if timeout is not None:
             end = monotonic() + timeout
-            deadline = end if deadline is None or end < deadline else deadline
+            # `not >=`, so that a timeout of NaN is not passed over.
+            deadline = end if deadline is None or not end >= deadline else deadline
+        if deadline is not None and deadline != deadline:
+            raise ValueError("timeout and deadline: expected seconds, got nan")
         self.deadline = deadline
         self.sequence_id = sequence_id
         self.sticky_key = sticky_key

@@ -141,6 +141,13 @@ def test_retry_after_may_be_a_date() -> None:
     assert 7.0 < pauses(steps)[0] < 9.2
 
 
+@pytest.mark.parametrize("value", ["9" * 400, "1" + "0" * 30, "Fri, 31 Dec 9999 23:59:59 GMT"])
+def test_retry_after_beyond_a_year_is_a_year(value: str) -> None:
+    _, end = play(core().infer(request(timeout=1.0)), refused(503, retry_after=value))
+    assert isinstance(end, errors.Overloaded)
+    assert end.retry_after == 365 * 86_400
+
+
 @pytest.mark.parametrize("value", ["soon", "-1", "1e3", "nan", "", "²"])
 def test_unreadable_retry_after_is_none(value: str) -> None:
     steps, end = play(core().infer(request()), refused(503, retry_after=value))

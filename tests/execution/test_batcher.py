@@ -368,6 +368,42 @@ def test_a_refused_request_with_a_deadline_leaves_no_timer(make, pool):
 
 
 @pytest.mark.parametrize("ask", [predict, lambda *a, **k: asyncio.run(infer(*a, **k))])
+@pytest.mark.parametrize("timeout", [1e10, 1e300, float("inf")])
+def test_a_timeout_longer_than_any_timer_is_one_that_never_passes(make, ask, pool, timeout):
+    batcher = make(backend := GatedBackend())
+    first = hold(batcher, backend, pool)
+    second = pool.submit(ask, batcher, 1, timeout=timeout)
+    queued(batcher, 1)
+    backend.release()
+    assert first.result(DEADLOCK) == [0]
+    assert second.result(DEADLOCK) == [2]
+
+
+def test_a_timeout_longer_than_any_timer_sets_none_on_the_loop(make, pool):
+    batcher = make(backend := GatedBackend())
+    first = hold(batcher, backend, pool)
+
+    class Loop(asyncio.SelectorEventLoop):
+        def call_later(self, delay: float, *args: Any, **options: Any) -> Any:
+            assert delay < 1e9
+            return super().call_later(delay, *args, **options)
+
+    async def main() -> list[float]:
+        task = asyncio.create_task(infer(batcher, 1, timeout=float("inf")))
+        await asyncio.sleep(0)
+        backend.release()
+        return await task
+
+    with asyncio.Runner(loop_factory=Loop) as runner:
+        assert runner.run(main()) == [2]
+    assert first.result(DEADLOCK) == [0]
+
+
+def test_closing_may_wait_for_ever(make):
+    assert make(GatedBackend()).close(drain=float("inf")) is True
+
+
+@pytest.mark.parametrize("ask", [predict, lambda *a, **k: asyncio.run(infer(*a, **k))])
 def test_a_request_whose_deadline_passed_before_it_came_is_refused(make, ask):
     clock = ManualClock()
     batcher = make(backend := GatedBackend(), clock=clock)

@@ -58,6 +58,9 @@ _RESERVED: Final = frozenset(
     }
 )
 
+# More of a `Retry-After` is not believed: any number of digits may come, and is slept for.
+_LONGEST_PAUSE: Final = 365 * 86_400.0
+
 _BY_STATUS: Final[Mapping[int, type[ServeError]]] = {
     400: errors.InvalidInput,
     401: errors.Unauthenticated,
@@ -200,7 +203,7 @@ class Core:
         headers: Mapping[str, str] | None,
         max_response_size: int,
     ) -> None:
-        if timeout is not None and timeout <= 0:
+        if timeout is not None and not timeout > 0:  # NaN included
             raise ValueError(f"timeout: expected seconds > 0 or None, got {timeout}")
         scheme, host, port, self.socket, self.prefix = _address(url)
         self.origin = (scheme, host, port)
@@ -565,11 +568,12 @@ def _retry_after(value: str | None) -> float | None:
         return None
     value = value.strip()
     if value.isascii() and value.replace(".", "", 1).isdigit():
-        return float(value)
+        return min(float(value), _LONGEST_PAUSE)
     try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
+        left = parsedate_to_datetime(value).timestamp() - time.time()
+    except (ValueError, OverflowError):
         return None
+    return min(max(0.0, left), _LONGEST_PAUSE)
 
 
 def _decoded(decode: Callable[[bytes], T], answer: Answer) -> T:

@@ -62,6 +62,9 @@ _log = logging.getLogger("modelserve.execution")
 _INLINE_BELOW: Final = 100e-6
 _INLINE_UNTIL: Final = 200e-6
 
+# Event loops differ in how far ahead they can set a timer; a deadline beyond this needs none.
+_LONGEST_TIMER: Final = 365 * 86_400.0
+
 
 class BatcherClosed(Exception):
     """The version is being unloaded: the request belongs to another one. Never reaches a caller."""
@@ -228,7 +231,7 @@ class AdaptiveBatcher:
         else:
             lane = self._enter(pending, port, None)
         timer = None
-        if left is not None and lane is None:
+        if left is not None and lane is None and left < _LONGEST_TIMER:
             timer = loop.call_later(left, self._expire, pending)
         try:
             if lane is not None:
@@ -303,7 +306,7 @@ class AdaptiveBatcher:
             self._note_drained()
         for lane, batch in jobs:
             self._start(lane, batch)
-        answered = self._drained.wait(drain)
+        answered = self._drained.wait(min(drain, threading.TIMEOUT_MAX))
         with self._lock:
             left = self._queue.drain()
             mine = not self._released and not self._running
@@ -410,9 +413,10 @@ class AdaptiveBatcher:
         try:
             if pending.deadline is None:
                 gate.acquire()
-            elif not gate.acquire(timeout=max(0.0, pending.deadline - self._clock())):
-                self._withdraw(pending)
-                raise self._too_late()
+            else:
+                left = max(0.0, pending.deadline - self._clock())
+                if not gate.acquire(timeout=min(left, threading.TIMEOUT_MAX)):
+                    raise self._too_late()
         except BaseException:
             self._withdraw(pending)  # e.g. KeyboardInterrupt: nobody wants the answer any more
             raise
