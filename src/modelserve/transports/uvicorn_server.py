@@ -98,9 +98,6 @@ def make_server(app: Application, drain: float) -> Any:
 
 async def _end(connections: set[Any], tasks: set[asyncio.Task[None]]) -> None:
     """End the connections a drain left open: nobody looks after them any more."""
-    for connection in tuple(connections):
-        if connection.flow.write_paused:  # nothing more reaches it
-            connection.transport.abort()
     if tasks:
         await asyncio.wait(tuple(tasks), timeout=_LAST_WORDS)
     for connection in tuple(connections):
