@@ -77,3 +77,9 @@ def test_a_batch_is_wanted_until_its_latest_deadline(deadlines: list[float | Non
 
 def test_a_version_may_be_a_number() -> None:
     assert InferRequest("iris", {}, version=3).version == "3"
+
+
+def test_a_deadline_that_never_comes_is_none() -> None:
+    assert InferRequest("iris", {}, timeout=float("inf")).deadline is None
+    assert InferRequest("iris", {}, deadline=float("inf")).deadline is None
+    assert InferRequest("iris", {}, timeout=float("inf"), deadline=3.0).deadline == 3.0

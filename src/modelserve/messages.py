@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from time import monotonic, perf_counter
 from typing import Any, TypeAlias
 
@@ -123,8 +124,11 @@ class InferRequest:
             end = monotonic() + timeout
             # `not >=`, so that a timeout of NaN is not passed over.
             deadline = end if deadline is None or not end >= deadline else deadline
-        if deadline is not None and deadline != deadline:
-            raise ValueError("timeout and deadline: expected seconds, got nan")
+        if deadline is not None:
+            if deadline != deadline:
+                raise ValueError("timeout and deadline: expected seconds, got nan")
+            if deadline == inf:  # as good as none, and no wire could carry it
+                deadline = None
         self.deadline = deadline
         self.sequence_id = sequence_id
         self.sticky_key = sticky_key
