@@ -221,6 +221,7 @@ CHUNKED = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
 def test_endless_trailers_and_extensions_are_cut_off(chunks: bytes, endless: bytes) -> None:
     async def main() -> None:
         async with serving(count) as running, running.peer() as peer:
+            await running.connection()
             with suppress(ConnectionError):
                 await peer.say(CHUNKED + chunks + endless * (400_000 // len(endless)))
             await until(lambda: not running.connections)
