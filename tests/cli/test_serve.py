@@ -245,14 +245,16 @@ def files(tmp_path: Path, models: Path, broken: Path) -> Path:
 def test_refusal_is_one_sentence(
     cli: Cli, files: Path, arguments: list[str], sentence: str
 ) -> None:
-    done = cli("serve", *arguments)
+    # Not the default port: something else may have it.
+    address = [] if "--http" in arguments else ["--http", "127.0.0.1:0"]
+    done = cli("serve", *arguments, *address)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"modelserve serve: {sentence}\n"
 
 
 @pytest.mark.parametrize("name", ["wrong.toml", "binary.toml"])
 def test_damaged_file_of_keys_is_named(command: Cli, files: Path, name: str) -> None:
-    done = command("serve", "models", "--api-keys", name)
+    done = command("serve", "models", "--http", "127.0.0.1:0", "--api-keys", name)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(f"modelserve serve: {name} holds no API keys: ")
     assert done.stderr.count("\n") == 1
