@@ -186,7 +186,7 @@ class PendingQueue:
             size += sum(len(v) for v in request.parameters.values() if isinstance(v, str))
         for tensor in pending.inputs.values():
             size += tensor.nbytes
-            if tensor.dtype == object:  # BYTES: the array itself holds pointers
+            if tensor.dtype.kind == "O":  # BYTES: the array itself holds pointers
                 size += sum(map(len, tensor.ravel().tolist()))
         if self._count >= self.max_requests:
             raise QueueFull(
