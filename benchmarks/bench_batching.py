@@ -3,7 +3,8 @@
     python benchmarks/bench_batching.py
 
 Each round runs onnxruntime itself at batch sizes 1, 2, 4, ... 64 in a bare loop, then closed loops
-of 1, 8 and 64 coroutines that send one row each. Rounds are interleaved and medians compared, so
+of 1, 8 and 64 coroutines that send one row each; "64 apart" lets half of them begin 4 ms later, so
+that they meet only if a lane waits for those who come back. Rounds are interleaved and medians compared, so
 that a slow spell of the machine hits both. "share" is rows/s over the best of onnxruntime's;
 "CPU share" compares CPU time a row instead, which other work on the machine disturbs less.
 """
@@ -31,7 +32,8 @@ from modelserve import InferRequest, ModelRepository
 from modelserve.messages import Exchange
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)
-CALLERS = (1, 8, 64)
+CALLERS = ("1", "8", "64", "64 apart")
+APART = 0.004
 
 
 def conv() -> bytes:
@@ -76,14 +78,18 @@ def bare(
 
 
 async def closed_loop(
-    repository: ModelRepository, name: str, x: np.ndarray, callers: int, seconds: float
+    repository: ModelRepository, name: str, x: np.ndarray, callers: str, seconds: float
 ) -> tuple[float, float, float]:
     """Return requests/s, us of CPU a request, and the mean batch of `callers` that never pause."""
     done = batches = 0
     end = time.perf_counter() + seconds
 
-    async def caller() -> None:
+    count, _, apart = callers.partition(" ")
+
+    async def caller(number: int) -> None:
         nonlocal done, batches
+        if apart and number % 2:
+            await asyncio.sleep(APART)
         while time.perf_counter() < end:
             request = InferRequest(name, {"x": x})
             exchange = request.exchange = Exchange("inprocess", name)
@@ -92,7 +98,7 @@ async def closed_loop(
             batches += 1 / exchange.batch_requests
 
     cpu, started = time.process_time(), time.perf_counter()
-    await asyncio.gather(*(caller() for _ in range(callers)))
+    await asyncio.gather(*(caller(number) for number in range(int(count))))
     took = time.perf_counter() - started
     return done / took, (time.process_time() - cpu) / done * 1e6, done / batches
 
@@ -107,7 +113,7 @@ def measure(name: str, rounds: int, seconds: float) -> None:
     rng = np.random.default_rng(0)
     batches = {size: rng.standard_normal((size, *shape), np.float32) for size in SIZES}
     raw: dict[int, list[tuple[float, float]]] = {size: [] for size in SIZES}
-    ours: dict[int, list[tuple[float, float, float]]] = {callers: [] for callers in CALLERS}
+    ours: dict[str, list[tuple[float, float, float]]] = {callers: [] for callers in CALLERS}
     with ModelRepository() as repository:
         repository.add(name, content)
 
