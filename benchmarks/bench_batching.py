@@ -4,9 +4,10 @@
 
 Each round runs onnxruntime itself at batch sizes 1, 2, 4, ... 64 in a bare loop, then closed loops
 of 1, 8 and 64 coroutines that send one row each; "64 apart" lets half of them begin 4 ms later, so
-that they meet only if a lane waits for those who come back. Rounds are interleaved and medians compared, so
-that a slow spell of the machine hits both. "share" is rows/s over the best of onnxruntime's;
-"CPU share" compares CPU time a row instead, which other work on the machine disturbs less.
+that they meet only if a lane waits for those who come back. Rounds are interleaved and medians
+compared, so that a slow spell of the machine hits both. "share" is rows/s over the best of
+onnxruntime's; "CPU share" compares CPU time a row instead, which other work on the machine disturbs
+less.
 """
 
 from __future__ import annotations
