@@ -11,7 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelserve.messages import Context, Exchange, InferRequest, InferResponse, RequestInfo
+from modelserve.messages import (
+    BatchRecord,
+    Context,
+    Exchange,
+    InferRequest,
+    InferResponse,
+    RequestInfo,
+)
 
 X = {"x": np.zeros((1, 4), np.float32)}
 TIMES = st.floats(-1e6, 1e6)
@@ -58,9 +65,39 @@ def test_messages_take_no_attribute_that_is_misspelt() -> None:
             message.dead_line = 1.0
 
 
+def test_an_exchange_that_met_no_batch_says_so() -> None:
+    exchange = Exchange("http", "m")
+    assert exchange.batch is None
+    assert (exchange.batch_rows, exchange.batch_requests, exchange.reason) == (0, 0, "")
+    assert (exchange.queue, exchange.run) == (0.0, 0.0)
+
+
+def test_exchanges_read_what_their_batch_has_in_common() -> None:
+    record = BatchRecord(8, 2, "next", 5.0, 0.25)
+    one, other = Exchange("http", "m"), Exchange("http", "m")
+    one.enqueued, other.enqueued = 4.5, 4.75
+    one.batch = other.batch = record
+    assert (one.batch_rows, one.batch_requests, one.reason, one.run) == (8, 2, "next", 0.25)
+    assert (one.queue, other.queue) == (0.5, 0.25)
+
+
+def test_writing_to_one_exchange_of_a_batch_leaves_the_others_alone() -> None:
+    record = BatchRecord(8, 2, "next", 5.0, 0.25)
+    one, other = Exchange("http", "m"), Exchange("http", "m")
+    one.batch = other.batch = record
+    one.reason, one.queue, one.run = "idle", 1.5, 0.5
+    one.batch_rows, one.batch_requests = 4, 1
+    assert (one.batch_rows, one.batch_requests, one.reason) == (4, 1, "idle")
+    assert (one.queue, one.run) == (1.5, 0.5)
+    assert other.batch is record
+    assert (other.batch_rows, other.batch_requests, other.reason) == (8, 2, "next")
+    assert (other.queue, other.run) == (5.0, 0.25)
+
+
 def test_messages_show_names_and_no_values() -> None:
     assert repr(InferRequest("m", X, version="2")) == "<InferRequest m version 2 inputs ['x']>"
     assert repr(InferRequest("m", X)) == "<InferRequest m inputs ['x']>"
+    assert repr(BatchRecord(8, 2, "next", 5.0, 0.25)) == "<BatchRecord 2 requests 8 rows next>"
     assert repr(InferResponse("m", "1", X)) == "<InferResponse m version 1 outputs ['x']>"
 
 

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 from modelserve.tensors import Tensor
 
 __all__ = [
+    "BatchRecord",
     "Context",
     "Exchange",
     "InferRequest",
@@ -179,29 +180,58 @@ class InferResponse:
         return f"<InferResponse {self.model} version {self.version} outputs {list(self.outputs)}>"
 
 
+class BatchRecord:
+    """What the requests of one batch have in common; written once, and never changed after.
+
+    Args:
+        rows: Rows of the batch; 0 where the request left the queue without having run.
+        requests: Requests in the batch.
+        reason: Why it was sent when it was (see `modelserve.execution.batcher`).
+        started: When the run began, or the wait ended; a point of `time.perf_counter()`.
+        run: Seconds the run took.
+    """
+
+    __slots__ = ("reason", "requests", "rows", "run", "started")
+
+    def __init__(self, rows: int, requests: int, reason: str, started: float, run: float) -> None:
+        self.rows = rows
+        self.requests = requests
+        self.reason = reason
+        self.started = started
+        self.run = run
+
+    def __repr__(self) -> str:
+        return f"<BatchRecord {self.requests} requests {self.rows} rows {self.reason}>"
+
+
 class Exchange:
     """The record of one request, from its receipt until its answer was written.
 
     Whoever receives the request opens it (a transport, or the in-process `infer`) and closes it
     after the answer is out. Times are seconds; `started` is a point of `time.perf_counter()`.
+    What the requests of a batch have in common is one object in all of them, `batch`; it is read
+    under names of its own here too (`batch_rows`, `batch_requests`, `reason`, `queue`, `run`).
+
+    Example:
+        >>> exchange = Exchange("inprocess", "iris")
+        >>> exchange.enqueued, exchange.batch = 2.0, BatchRecord(8, 3, "idle", 2.5, 0.25)
+        >>> exchange.batch_rows, exchange.queue, exchange.run
+        (8, 0.5, 0.25)
     """
 
     __slots__ = (
-        "batch_requests",
-        "batch_rows",
+        "batch",
         "bytes_in",
         "bytes_out",
         "code",
         "decode",
         "encode",
+        "enqueued",
         "id",
         "model",
         "principal",
         "protocol",
-        "queue",
-        "reason",
         "rows",
-        "run",
         "started",
         "total",
         "version",
@@ -219,18 +249,74 @@ class Exchange:
         self.bytes_in = 0
         self.bytes_out = 0
         self.rows = 0
-        """Rows of this request; 0 until it reached a batcher."""
-        self.batch_rows = 0
-        """Rows of the batch it ran in; 0 where it never ran."""
-        self.batch_requests = 0
-        self.reason = ""
-        """Why the batch was sent when it was (see `modelserve.execution.batcher`)."""
+        """Rows of this request; 0 until it left a batcher's queue."""
         self.decode = 0.0
-        self.queue = 0.0
-        self.run = 0.0
         self.encode = 0.0
         self.total = 0.0
+        self.enqueued = 0.0
+        """When it came to a batcher; a point of `time.perf_counter()`."""
+        self.batch: BatchRecord | None = None
+        """The batch it ran in; None until then."""
         self.started = perf_counter()
+
+    @property
+    def batch_rows(self) -> int:
+        """Rows of the batch it ran in; 0 where it never ran."""
+        batch = self.batch
+        return 0 if batch is None else batch.rows
+
+    @batch_rows.setter
+    def batch_rows(self, rows: int) -> None:
+        self._own().rows = rows
+
+    @property
+    def batch_requests(self) -> int:
+        """Requests of the batch it ran in; 0 where it never ran."""
+        batch = self.batch
+        return 0 if batch is None else batch.requests
+
+    @batch_requests.setter
+    def batch_requests(self, requests: int) -> None:
+        self._own().requests = requests
+
+    @property
+    def reason(self) -> str:
+        """Why the batch was sent when it was (see `modelserve.execution.batcher`)."""
+        batch = self.batch
+        return "" if batch is None else batch.reason
+
+    @reason.setter
+    def reason(self, reason: str) -> None:
+        self._own().reason = reason
+
+    @property
+    def queue(self) -> float:
+        """Seconds it waited for its batch, or until it left the queue without one."""
+        batch = self.batch
+        return 0.0 if batch is None else batch.started - self.enqueued
+
+    @queue.setter
+    def queue(self, seconds: float) -> None:
+        self._own().started = self.enqueued + seconds
+
+    @property
+    def run(self) -> float:
+        """Seconds its batch ran; 0 where it never ran."""
+        batch = self.batch
+        return 0.0 if batch is None else batch.run
+
+    @run.setter
+    def run(self, seconds: float) -> None:
+        self._own().run = seconds
+
+    def _own(self) -> BatchRecord:
+        """Return a record of this exchange alone to write to: the other members keep theirs."""
+        b = self.batch
+        if b is None:
+            self.batch = BatchRecord(0, 0, "", self.enqueued, 0.0)
+        else:
+            self.batch = BatchRecord(b.rows, b.requests, b.reason, b.started, b.run)
+        return self.batch
 
 
 @dataclass(frozen=True, slots=True)

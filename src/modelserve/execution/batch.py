@@ -15,7 +15,7 @@ import numpy as np
 
 from modelserve.errors import BackendError, InvalidInput, ServeError
 from modelserve.execution.queue import Pending
-from modelserve.messages import Context, RequestInfo
+from modelserve.messages import BatchRecord, Context, RequestInfo
 from modelserve.protocols import Backend, Traits
 from modelserve.tensors import Tensor, as_bytes_tensor, datatype_of
 
@@ -344,13 +344,10 @@ def _halve_again(half: Batch, error: Exception, left: list[Batch], budget: int) 
 
 
 def _stamp(batch: Batch, started: float, took: float) -> None:
-    requests = len(batch.entries)
+    record = BatchRecord(batch.rows, len(batch.entries), batch.reason, started, took)
     for entry in batch.entries:
         exchange = entry.request.exchange
         if exchange is not None:
-            exchange.queue = started - entry.enqueued
-            exchange.run = took
             exchange.rows = entry.rows
-            exchange.batch_rows = batch.rows
-            exchange.batch_requests = requests
-            exchange.reason = batch.reason
+            exchange.enqueued = entry.enqueued
+            exchange.batch = record

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from modelserve.errors import QueueFull
-from modelserve.messages import InferRequest
+from modelserve.messages import BatchRecord, InferRequest
 from modelserve.tensors import Signature, Tensor
 
 if TYPE_CHECKING:
@@ -97,7 +97,8 @@ class Pending:
         exchange = self.request.exchange
         if exchange is not None:
             exchange.rows = self.rows
-            exchange.queue = perf_counter() - self.enqueued
+            exchange.enqueued = self.enqueued
+            exchange.batch = BatchRecord(0, 0, "", perf_counter(), 0.0)
 
     def settle(self) -> None:
         """Wake the waiter with what is there. For a coroutine: on its own loop's thread only."""
