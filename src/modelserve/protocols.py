@@ -14,7 +14,9 @@ __all__ = [
     "Admin",
     "Authenticator",
     "Backend",
+    "Caller",
     "Catalog",
+    "Certificate",
     "Choice",
     "Observer",
     "Policy",
@@ -22,6 +24,7 @@ __all__ = [
     "State",
     "Store",
     "StoredVersion",
+    "Ticket",
     "Traits",
     "VersionInfo",
 ]
@@ -79,6 +82,14 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Release what it holds. Called once, after the last `run` returned."""
+        ...
+
+
+class Ticket(Protocol):
+    """A request that was given to a servable's `begin`."""
+
+    def cancel(self) -> None:
+        """Take the request back: nobody waits for its answer any more."""
         ...
 
 
@@ -206,11 +217,29 @@ class Observer(Protocol):
         ...
 
 
+Certificate: TypeAlias = Mapping[str, Any]
+"""A client's verified certificate, in the form of `ssl.SSLSocket.getpeercert`."""
+
+
+class Caller(Protocol):
+    """What a transport knows of who is calling."""
+
+    @property
+    def header(self) -> Callable[[str], str | None]:
+        """Looks up a header by its lower-case name."""
+        ...
+
+    @property
+    def certificate(self) -> Certificate | None:
+        """The client's certificate, where the transport asked for one and it was verified."""
+        ...
+
+
 class Authenticator(Protocol):
     """Tells who is calling."""
 
-    def authenticate(self, headers: Callable[[str], str | None]) -> Principal:
-        """Return the caller, given a function that looks up a header by lower-case name.
+    def authenticate(self, caller: Caller) -> Principal:
+        """Return whom the caller proves to be.
 
         Raises:
             Unauthenticated: The credentials are missing or wrong.

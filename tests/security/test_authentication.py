@@ -1,8 +1,8 @@
 """API keys: who gets in, what is kept, and how files are read."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,8 +15,9 @@ KEY, HASH = APIKeys.generate()
 KEYS = APIKeys({"ada": (HASH, {"infer", "read"})})
 
 
-def sent(**headers: str) -> Callable[[str], str | None]:
-    return {name.replace("_", "-"): value for name, value in headers.items()}.get
+def sent(**headers: str) -> Any:
+    found = {name.replace("_", "-"): value for name, value in headers.items()}
+    return SimpleNamespace(header=found.get, certificate=None)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import json
 import logging
 import socket
 import threading
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any
 
 import httpx
@@ -14,6 +14,7 @@ import pytest
 
 import serving
 from modelserve.messages import Exchange, InferRequest, InferResponse
+from modelserve.protocols import Caller
 from modelserve.security.authentication import APIKeys
 from modelserve.testing import StubModel
 from modelserve.transports.asgi import ASGIApp, Message, Scope, mount
@@ -643,7 +644,7 @@ def test_authenticator_that_breaks_is_an_internal_error(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     class Broken:
-        def authenticate(self, headers: Callable[[str], str | None]) -> Any:
+        def authenticate(self, caller: Caller) -> Any:
             raise KeyError("secret")
 
     connection = talk(ASGIApp(StubModel(), authenticator=Broken()), http_scope())

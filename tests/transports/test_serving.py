@@ -20,7 +20,8 @@ import pytest
 
 from modelserve.security.authentication import APIKeys
 from modelserve.testing import StubModel
-from modelserve.transports.serving import Address, HTTPServer, serve
+from modelserve.transports.address import Address
+from modelserve.transports.serving import HTTPServer, serve
 from processes import half_a_request, python, wait_until_refused
 
 INFER = "/v2/models/stub/infer"

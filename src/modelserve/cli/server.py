@@ -15,7 +15,8 @@ from modelserve.errors import LoadError
 from modelserve.protocols import VersionInfo
 from modelserve.repository.repository import ModelRepository
 from modelserve.security.authentication import APIKeys
-from modelserve.transports.serving import Address, serve
+from modelserve.transports.address import Address
+from modelserve.transports.serving import serve
 
 __all__ = ["declare"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from hmac import compare_digest
 from os import PathLike
@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from modelserve.errors import Unauthenticated
 from modelserve.messages import Principal
+from modelserve.protocols import Caller
 
 __all__ = ["SCOPES", "APIKeys"]
 
@@ -44,9 +45,11 @@ class APIKeys:
         ValueError: A hash or scope is malformed, or two names have one key.
 
     Example:
+        >>> from types import SimpleNamespace
         >>> key, hashed = APIKeys.generate()
         >>> keys = APIKeys({"ada": (hashed, {"infer", "read"})})
-        >>> keys.authenticate({"x-api-key": key}.get).name
+        >>> caller = SimpleNamespace(header={"x-api-key": key}.get, certificate=None)
+        >>> keys.authenticate(caller).name
         'ada'
     """
 
@@ -97,16 +100,16 @@ class APIKeys:
             raise ValueError(f'"{path.name}": expected a table per caller')
         return cls({name: _entry(name, entry) for name, entry in document.items()})
 
-    def authenticate(self, headers: Callable[[str], str | None]) -> Principal:
-        """Return whose key the headers hold.
+    def authenticate(self, caller: Caller) -> Principal:
+        """Return whose key a caller's headers hold.
 
         Args:
-            headers: Looks up a header by its lower-case name.
+            caller: Whose headers are looked at.
 
         Raises:
             Unauthenticated: There is no key, or it is not known.
         """
-        key = _bearer(headers("authorization")) or headers("x-api-key")
+        key = _bearer(caller.header("authorization")) or caller.header("x-api-key")
         if not key:
             raise Unauthenticated(
                 "an API key is needed, as `Authorization: Bearer KEY` or `X-API-Key: KEY`"

@@ -23,7 +23,7 @@ from .routes import (
     NoSuchPath,
     Reply,
     Request,
-    Routes,
+    routes_of,
 )
 
 __all__ = ["ASGIApp", "Message", "Receive", "Scope", "Send", "mount"]
@@ -85,19 +85,14 @@ class ASGIApp:
     ) -> None:
         if body_timeout is not None and body_timeout <= 0:
             raise ValueError(f"body_timeout is more than 0 seconds, got {body_timeout}")
-        if isinstance(metrics, bool):
-            found = getattr(servable, "metrics", None) if metrics else None
-            exposition = cast(Exposition, found) if hasattr(found, "render") else None
-        else:
-            exposition = metrics
         self._body_timeout = body_timeout
-        self._routes = Routes(
+        self._routes = routes_of(
             servable,
             admin=admin,
             authenticator=authenticator,
-            metrics=exposition,
-            record=record,
             max_body_size=max_body_size,
+            metrics=metrics,
+            record=record,
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

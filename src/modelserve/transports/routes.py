@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import logging
 import zlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from itertools import count
 from math import ceil
 from secrets import token_hex
 from time import perf_counter
-from typing import Final, Literal, Protocol, TypeAlias, cast
+from typing import Any, Final, Literal, Protocol, TypeAlias, cast
 
 from modelserve.codecs import oip, oip_catalog
 from modelserve.errors import (
@@ -27,8 +27,8 @@ from modelserve.errors import (
     Unauthenticated,
     Unsupported,
 )
-from modelserve.messages import Exchange, InferRequest, Principal
-from modelserve.protocols import Admin, Authenticator, Catalog, Servable
+from modelserve.messages import Exchange, InferRequest, InferResponse, Principal
+from modelserve.protocols import Admin, Authenticator, Catalog, Certificate, Servable, Ticket
 
 __all__ = [
     "MAX_BODY_SIZE",
@@ -40,6 +40,7 @@ __all__ = [
     "Request",
     "Route",
     "Routes",
+    "routes_of",
     "split_target",
 ]
 
@@ -65,11 +66,15 @@ AdminRoutes: TypeAlias = bool | Literal["direct"]
 _ON_BEHALF: Final = ("forwarded", "x-forwarded-for", "x-real-ip", "via", "origin")
 
 Body: TypeAlias = bytes | bytearray | memoryview
-Headers: TypeAlias = list[tuple[bytes, bytes]]
+Headers: TypeAlias = Sequence[tuple[bytes, bytes]]
 
-_JSON: Final = (b"content-type", b"application/json")
-_BINARY: Final = (b"content-type", b"application/octet-stream")
+_NO_HEADERS: Final[Headers] = ()
+_JSON: Final = b"application/json"
+_BINARY: Final = b"application/octet-stream"
 _HEADER: Final = oip.HEADER.encode()
+
+# Up to here a body is decoded before anybody looks whether its model is there.
+_CHEAP_BODY: Final = 4096
 
 
 class Exposition(Protocol):
@@ -105,7 +110,16 @@ class Request:
             up while it is answered.
     """
 
-    __slots__ = ("body", "exchange", "header", "id", "method", "path", "principal")
+    __slots__ = (
+        "body",
+        "certificate",
+        "exchange",
+        "header",
+        "id",
+        "method",
+        "path",
+        "principal",
+    )
 
     def __init__(
         self, method: str, path: str, header: Callable[[str], str | None], body: Body = b""
@@ -119,6 +133,8 @@ class Request:
         self.exchange: Exchange | None = None
         """The record of an inference request; None for every other."""
         self.principal: Principal | None = None
+        self.certificate: Certificate | None = None
+        """The client's certificate, where the transport asked for one."""
 
 
 class Reply:
@@ -126,20 +142,44 @@ class Reply:
 
     Args:
         status: HTTP status code.
-        headers: Names in lower case, and values; the content length is among them.
+        content_type: The body's media type.
         body: Buffers to write in order. A reply to HEAD has none.
         size: Bytes of the body.
+        id: The request's id.
+        json_size: Bytes of the JSON part of a body with binary tensors, else None.
     """
 
-    __slots__ = ("body", "headers", "size", "status")
+    __slots__ = ("body", "content_type", "extra", "id", "json_size", "size", "status")
 
     def __init__(
-        self, status: int, headers: Headers, body: list[bytes | memoryview], size: int
+        self,
+        status: int,
+        content_type: bytes,
+        body: list[bytes | memoryview],
+        size: int,
+        id: str,
+        json_size: int | None = None,
     ) -> None:
         self.status = status
-        self.headers = headers
+        self.content_type = content_type
         self.body = body
         self.size = size
+        self.id = id
+        self.json_size = json_size
+        self.extra: Headers = _NO_HEADERS
+        """Headers beside those that the other attributes make."""
+
+    @property
+    def headers(self) -> Headers:
+        """All headers: names in lower case, and values."""
+        headers = [
+            (b"content-type", self.content_type),
+            (b"content-length", b"%d" % self.size),
+            (b"x-request-id", self.id.encode()),
+        ]
+        if self.json_size is not None:
+            headers.append((_HEADER, b"%d" % self.json_size))
+        return [*headers, *self.extra]
 
 
 _Call: TypeAlias = Callable[["Routes", Request, "Route"], Awaitable[Reply]]
@@ -222,6 +262,7 @@ class Routes:
             raise ValueError(f"max_body_size is 0 or more bytes, got {max_body_size}")
         self._servable = servable
         self._check: Callable[[str, str], None] | None = getattr(servable, "check", None)
+        self._begin: Any = getattr(servable, "begin", None)
         self._admin = admin
         self._authenticator = authenticator
         self._metrics = metrics
@@ -257,8 +298,12 @@ class Routes:
             self._found[method, path] = route
         return route
 
-    def open(self, request: Request) -> Route:
+    def open(self, request: Request, route: Route | None = None) -> Route:
         """Find a request's route and admit its caller, before a body is read.
+
+        Args:
+            request: The request, without its body.
+            route: Its route, where `find` was asked before.
 
         Raises:
             NoSuchPath: No route has the path.
@@ -267,7 +312,8 @@ class Routes:
             PermissionDenied: It may not do this, or nobody may.
         """
         request.id = self._request_id(request.header("x-request-id"))
-        route = self.find(request.method, request.path)
+        if route is None:
+            route = self.find(request.method, request.path)
         exchange = None
         if route._endpoint is _INFER:
             exchange = request.exchange = Exchange("http", route.model, id=request.id)
@@ -275,7 +321,7 @@ class Routes:
         if route.scope == "admin":
             self._admit_to_control(request)
         if self._authenticator is not None and route.scope:
-            principal = self._authenticator.authenticate(request.header)
+            principal = self._authenticator.authenticate(request)
             request.principal = principal
             if exchange is not None:
                 exchange.principal = principal.name
@@ -314,6 +360,37 @@ class Routes:
             reply.body = []
         return reply
 
+    def begin(
+        self, request: Request, route: Route, deliver: Callable[[Reply], None]
+    ) -> Ticket | None:
+        """Answer an opened inference request by a call of `deliver`, without a coroutine.
+
+        Args:
+            request: The request, with its body.
+            route: Its route.
+            deliver: Called once with the reply, on this event loop, after `begin` returned.
+
+        Returns:
+            What takes the request back when its client is gone; or None where this way is not
+            offered and `answer` is to be awaited.
+
+        Raises:
+            Exception: What is to go to `refuse`; `deliver` is not called then.
+        """
+        if self._begin is None or route._endpoint is not _INFER:
+            return None
+        started = perf_counter()
+        message = self._decode(request, route)
+        cast(Exchange, request.exchange).decode = perf_counter() - started
+        ticket: Ticket = self._begin(message, _Answering(self, request, message, deliver).done)
+        return ticket
+
+    def anonymous(self) -> Request:
+        """Return what stands for a request that could not be understood."""
+        request = Request("", "", _no_header)
+        request.id = self._request_id(None)
+        return request
+
     def refuse(self, request: Request, error: Exception) -> Reply:
         """Return the reply that tells an error, without what a remote caller may not see.
 
@@ -341,12 +418,12 @@ class Routes:
             )
         reply = _reply(status, oip.encode_error(text), request)
         if isinstance(error, MethodNotAllowed):
-            reply.headers.append((b"allow", ", ".join(error.allow).encode()))
+            reply.extra = [(b"allow", ", ".join(error.allow).encode())]
         elif isinstance(error, Unauthenticated):
-            reply.headers.append((b"www-authenticate", b'Bearer realm="modelserve"'))
+            reply.extra = [(b"www-authenticate", b'Bearer realm="modelserve"')]
         retry_after = getattr(error, "retry_after", None)
         if retry_after is not None:
-            reply.headers.append((b"retry-after", b"%d" % max(1, ceil(retry_after))))
+            reply.extra = [(b"retry-after", b"%d" % max(1, ceil(retry_after)))]
         if request.method == "HEAD":
             reply.body = []
         return reply
@@ -376,15 +453,19 @@ class Routes:
         body, request.body = request.body, b""
         exchange = cast(Exchange, request.exchange)
         exchange.bytes_in = len(body)
-        if self._check is not None:
-            self._check(route.model, route.version)
         header = request.header
         encoding = header("content-encoding")
-        if encoding:
-            body = _decompress(body, encoding, route.max_body)
-        message = oip.decode_request(
-            body, model=route.model, version=route.version, header_length=header(oip.HEADER)
-        )
+        if encoding or len(body) > _CHEAP_BODY:
+            self._check_model(route)
+            if encoding:
+                body = _decompress(body, encoding, route.max_body)
+        try:
+            message = oip.decode_request(
+                body, model=route.model, version=route.version, header_length=header(oip.HEADER)
+            )
+        except ClientError:
+            self._check_model(route)  # that there is no such model comes first
+            raise
         if message.id:
             exchange.id = message.id
         else:
@@ -395,27 +476,26 @@ class Routes:
         message.idempotency_key = header("idempotency-key") or ""
         return message
 
+    def _check_model(self, route: Route) -> None:
+        if self._check is not None:
+            self._check(route.model, route.version)
+
     async def _infer(self, request: Request, route: Route) -> Reply:
         started = perf_counter()
         # In a call of its own: nothing of the body may be held here while the servable is awaited.
         message = self._decode(request, route)
-        exchange = cast(Exchange, request.exchange)
-        exchange.decode = perf_counter() - started
+        cast(Exchange, request.exchange).decode = perf_counter() - started
         response = await self._servable.infer(message)
+        return self._encode(request, message, response)
+
+    def _encode(self, request: Request, message: InferRequest, response: InferResponse) -> Reply:
         started = perf_counter()
+        exchange = cast(Exchange, request.exchange)
         exchange.version = response.version
-        parts, head = oip.encode_response(response, message)
-        if head is None:
-            reply = _reply(200, parts[0], request)
-        else:
-            size = sum(map(len, parts))
-            headers = [
-                _BINARY,
-                (b"content-length", b"%d" % size),
-                (b"x-request-id", request.id.encode()),
-                (_HEADER, b"%d" % head),
-            ]
-            reply = Reply(200, headers, parts, size)
+        parts, json_size = oip.encode_response(response, message)
+        size = len(parts[0]) if len(parts) == 1 else sum(map(len, parts))
+        kind = _JSON if json_size is None else _BINARY
+        reply = Reply(200, kind, parts, size, request.id, json_size)
         exchange.encode = perf_counter() - started
         return reply
 
@@ -468,9 +548,42 @@ class Routes:
             body, content_type = self._metrics.render(request.header("accept") or "")
         except ImportError as error:  # what to install is for whoever runs the server, and scrapes
             raise Unsupported(str(error)) from error
-        reply = _reply(200, body, request)
-        reply.headers[0] = (b"content-type", content_type.encode())
-        return reply
+        return Reply(200, content_type.encode(), [body], len(body), request.id)
+
+
+def routes_of(
+    servable: Servable,
+    *,
+    admin: AdminRoutes = False,
+    authenticator: Authenticator | None = None,
+    max_body_size: int = MAX_BODY_SIZE,
+    metrics: Exposition | bool = True,
+    record: Callable[[Exchange], None] | None = None,
+) -> Routes:
+    """Return the routes of a servable; its own metrics are shown where it has any.
+
+    Args:
+        servable: What answers.
+        admin: As for `Routes`.
+        authenticator: As for `Routes`.
+        max_body_size: As for `Routes`.
+        metrics: What /metrics shows: an object with `render`, True for the servable's own
+            `metrics` where it has one, False for nothing.
+        record: As for `Routes`.
+    """
+    if isinstance(metrics, bool):
+        found = getattr(servable, "metrics", None) if metrics else None
+        exposition = cast(Exposition, found) if hasattr(found, "render") else None
+    else:
+        exposition = metrics
+    return Routes(
+        servable,
+        admin=admin,
+        authenticator=authenticator,
+        metrics=exposition,
+        record=record,
+        max_body_size=max_body_size,
+    )
 
 
 def _not_servable(found: object) -> str:
@@ -528,13 +641,39 @@ def _is_visible(text: str) -> bool:
 
 
 def _reply(status: int, body: bytes | memoryview, request: Request) -> Reply:
-    size = len(body)
-    headers = [
-        _JSON,
-        (b"content-length", b"%d" % size),
-        (b"x-request-id", request.id.encode()),
-    ]
-    return Reply(status, headers, [body], size)
+    return Reply(status, _JSON, [body], len(body), request.id)
+
+
+def _no_header(name: str) -> None:
+    return None
+
+
+class _Answering:
+    """Turns what a servable gives back into the reply to a request."""
+
+    __slots__ = ("_deliver", "_message", "_request", "_routes")
+
+    def __init__(
+        self,
+        routes: Routes,
+        request: Request,
+        message: InferRequest,
+        deliver: Callable[[Reply], None],
+    ) -> None:
+        self._routes = routes
+        self._request = request
+        self._message = message
+        self._deliver = deliver
+
+    def done(self, response: InferResponse | None, error: BaseException | None) -> None:
+        routes, request = self._routes, self._request
+        try:
+            if response is None:
+                raise error or RuntimeError("there is neither a response nor an error")
+            reply = routes._encode(request, self._message, response)
+        except Exception as failure:  # the boundary of one HTTP request
+            reply = routes.refuse(request, failure)
+        self._deliver(reply)
 
 
 def _decompress(body: Body, encoding: str, limit: int) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 import sys
 from collections.abc import Iterator
 from math import inf
@@ -15,7 +16,8 @@ from threading import TIMEOUT_MAX
 from time import monotonic
 from typing import Any, Final, cast
 
-from modelserve.transports.asgi import Application
+from modelserve.codecs import oip
+from modelserve.transports.asgi import Application, Receive, Scope, Send
 
 # The request line and headers: uvicorn takes any number of bytes, at any pace.
 _MAX_HEAD: Final = 64 << 10
@@ -32,6 +34,75 @@ _HEAD_TOO_LARGE: Final = (
     b"content-type: application/json\r\ncontent-length: 50\r\n\r\n"
     b'{"error":"the headers have more than 65536 bytes"}'
 )
+
+
+class UvicornServer:
+    """Runs an ASGI application on uvicorn, inside a running event loop.
+
+    Args:
+        app: What answers.
+        tls: With a context, connections are encrypted.
+        drain: Seconds, 0 or more, that requests under way get to end when it stops.
+
+    Raises:
+        ImportError: uvicorn is not installed.
+    """
+
+    def __init__(
+        self, app: Application, *, tls: ssl.SSLContext | None = None, drain: float = 30.0
+    ) -> None:
+        self._app = app
+        self._server = make_server(self._answer, drain)
+        if tls is not None:
+            self._server.config.ssl = tls
+        self._serving: asyncio.Task[None] | None = None
+
+    async def start(self, bound: socket.socket) -> None:
+        """Accept connections on a listening socket, which it closes at the end."""
+        started = self._server.ready = asyncio.Event()
+        self._serving = asyncio.create_task(self._serve(bound))
+        waiting = asyncio.ensure_future(started.wait())
+        try:
+            await asyncio.wait({waiting, self._serving}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            waiting.cancel()
+        if not started.is_set():
+            await self._serving  # raises what went wrong
+            raise RuntimeError("the HTTP server ended while it started")
+
+    async def _serve(self, bound: socket.socket) -> None:
+        try:
+            await self._server.serve(sockets=[bound])
+        finally:
+            # uvicorn does so too, but not all of its versions where it was stopped as it started.
+            for listener in getattr(self._server, "servers", ()):
+                listener.close()
+            bound.close()
+
+    async def stop(self) -> None:
+        """Accept no more, answer what is under way, end. If cancelled, it ends all the same."""
+        if self._serving is not None:
+            self._server.should_exit = True
+            await asyncio.shield(self._serving)
+
+    def give_up(self) -> None:
+        """End the drain of a server that was told to stop: what is under way is answered 503."""
+        self._server.force_exit = True
+        for task in tuple(self._server.server_state.tasks):
+            task.cancel()
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._app(scope, receive, send)
+        except asyncio.CancelledError:
+            if not self._server.should_exit or scope["type"] != "http":
+                raise
+            # The drain is over. uvicorn would take the cancellation it asked for as a failure.
+            body = oip.encode_error("the server is stopping")
+            headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
+            with contextlib.suppress(RuntimeError):  # the answer may have begun
+                await send({"type": "http.response.start", "status": 503, "headers": headers})
+                await send({"type": "http.response.body", "body": body})
 
 
 def make_server(app: Application, drain: float) -> Any:

@@ -1,0 +1,501 @@
+"""One HTTP/1.1 connection: requests in, replies out, one after the other.
+
+A request may come in any number of pieces, so reading is a matter of states:
+
+HEAD  waiting for a whole head, or for any byte at all
+BODY  the head was admitted; waiting for the rest of the body
+BUSY  the request is being answered; what arrives meanwhile is kept, up to a bound
+LAST  the last reply is written; what still arrives is thrown away
+
+The usual request comes in one piece and has a head that is known: `data_received` takes one look
+at it and begins to answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from math import inf
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import numpy as np
+
+from modelserve.errors import Cancelled, ModelNotReady, Overloaded, PayloadTooLarge, ServeError
+from modelserve.protocols import Ticket
+from modelserve.transports.routes import BodyTimeout, Reply, Request, Route
+
+from .chunked import ChunkedBody
+from .heads import END, Head, HeadTimeout
+from .replies import CONTINUE, render
+
+if TYPE_CHECKING:
+    from .server import HTTP1Server
+
+__all__ = ["Connection"]
+
+# What a client may send ahead while its request is answered.
+_MOST_AHEAD: Final = 64 << 10
+# A body of this size or more is received where it will lie, instead of piece by piece.
+_LARGE: Final = 64 << 10
+# A reply up to this size is one buffer to the kernel.
+_JOINED: Final = 64 << 10
+# After the last reply a client may go on sending for so long, and so much, before it is cut off:
+# to be cut off at once could cost it the reply.
+_LINGER: Final = 2.0
+_LINGER_BYTES: Final = 4 << 20
+# A client that closed its side may have left, or only be done with sending. What can be answered
+# within this time is.
+_HALF_CLOSED: Final = 0.05
+
+_HEAD, _BODY, _BUSY, _LAST = range(4)
+
+
+class Connection(asyncio.Protocol):
+    """Serves one connection. Everything happens on the event loop's thread.
+
+    Args:
+        server: The server it belongs to.
+    """
+
+    __slots__ = (
+        "_begun",
+        "_blocked",
+        "_chunks",
+        "_ended",
+        "_head",
+        "_held",
+        "_known",
+        "_lingered",
+        "_paused",
+        "_request",
+        "_route",
+        "_routes",
+        "_server",
+        "_state",
+        "_task",
+        "_ticket",
+        "_transport",
+        "_unsent",
+        "certificate",
+        "due",
+    )
+
+    def __init__(self, server: HTTP1Server) -> None:
+        self._server = server
+        self._routes = server.routes
+        self._known = server.heads.known
+        self._transport: asyncio.Transport = cast(asyncio.Transport, None)
+        self._state = _HEAD
+        self._held = b""
+        """Bytes received and not yet used."""
+        self._begun = False
+        """Whether a head has begun to arrive."""
+        self._head: Head | None = None
+        self._request: Request | None = None
+        self._route: Route | None = None
+        self._chunks: ChunkedBody | None = None
+        self._ticket: Ticket | None = None
+        self._task: asyncio.Task[Reply] | None = None
+        self._paused = False
+        """Whether nothing is read, so that the client waits."""
+        self._blocked = False
+        """Whether the client does not take what was written."""
+        self._ended = False
+        """Whether the client closed its side."""
+        self._unsent = 0
+        self._lingered = 0
+        self.due = inf
+        """When the server is to call `overdue`, by its own clock."""
+        self.certificate: dict[str, Any] | None = None
+
+    # ------------------------------------------------------------------ the transport's calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take over a connection."""
+        self._transport = cast(asyncio.Transport, transport)
+        self.certificate = transport.get_extra_info("peercert") or None
+        if self._server.opened(self):
+            self.due = self._server.now + self._server.limits.idle_timeout
+        else:
+            error = Overloaded("the server has all the connections it takes", retry_after=1.0)
+            self._refuse(error, close=True)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Take back what nobody waits for any more."""
+        self._server.closed(self)
+        self._take_back()
+        self._state = _LAST
+        self._held = b""
+        self._chunks = None
+        self.due = inf
+
+    def pause_writing(self) -> None:
+        """Note that the client does not take what was written."""
+        self._blocked = True
+        self._watch_reader()
+
+    def resume_writing(self) -> None:
+        """Go on once the client took it."""
+        self._blocked = False
+        if self._state == _HEAD:
+            self._await_request()
+        elif self._state == _LAST:
+            self._linger()
+
+    def eof_received(self) -> bool:
+        """Note that the client closed its side; ours stays open for an answer on its way."""
+        self._ended = True
+        if self._state == _BUSY and self._transport.get_extra_info("sslcontext") is None:
+            asyncio.get_running_loop().call_later(_HALF_CLOSED, self._leave, self._request)
+            return True
+        return False
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes."""
+        if self._state == _HEAD and not (self._held or self._blocked):
+            # The usual case: a head that is known, with its whole body and nothing behind.
+            end = data.find(END) + 4
+            head = self._known(data[:end])
+            if head is not None and len(data) - end == head.length:
+                self._head = head
+                if self._admit(head, whole=True):
+                    self._answer(data[end:])
+                return
+        if self._state == _LAST:
+            self._lingered += len(data)
+            if self._lingered > _LINGER_BYTES:
+                self._transport.abort()
+            return
+        self._held += data
+        self._use_held()
+
+    # ------------------------------------------------------------------ reading
+
+    def _use_held(self) -> None:
+        if self._state == _HEAD:
+            if not self._blocked:
+                self._read_head()
+        elif self._state == _BODY:
+            self._read_body()
+        if self._state == _BUSY and len(self._held) > _MOST_AHEAD and not self._paused:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def _read_head(self) -> None:
+        """Begin a request, if its head is whole."""
+        held = self._held
+        if held[:2] == b"\r\n":  # RFC 9112 2.2: an empty line before a request is ignored
+            held = self._held = held[2:]
+        end = held.find(END) + 4
+        try:
+            if end < 4:
+                self._server.heads.check_partial(held)
+                if held and not self._begun:
+                    self._begun = True
+                    self._due_in(self._server.limits.header_timeout)
+                return
+            head = self._known(held[:end]) or self._server.heads.parse(held[:end])
+        except ServeError as error:
+            self._refuse(error, close=True)
+            return
+        self._begun = False
+        self._head = head
+        rest, length = held[end:], head.length
+        if len(rest) >= length and not head.chunked:
+            self._held = rest[length:]
+            if self._admit(head, whole=True):
+                self._answer(rest[:length])
+            return
+        self._held = rest
+        if not self._admit(head, whole=False):
+            return
+        if head.chunked:
+            self._chunks = ChunkedBody(self._limit)
+        self._state = _BODY
+        self._due_in(self._server.limits.body_timeout)
+        if head.expects and not rest:
+            self._transport.write(CONTINUE)
+        self._read_body()
+
+    def _admit(self, head: Head, *, whole: bool) -> bool:
+        """Open the request of a head; or refuse it, before its body is read.
+
+        Where the body is not whole, it ends the connection to do without it.
+        """
+        request = self._request = Request(head.method, head.path, head.header)
+        request.certificate = self.certificate
+        try:
+            if head.refusal is not None:
+                raise head.refusal
+            self._route = self._routes.open(request, head.route)
+            if head.length > self._limit:
+                raise PayloadTooLarge(
+                    f"the body has {head.length} bytes; {self._limit} are allowed"
+                )
+        except Exception as error:  # the boundary of one request, up to its body
+            self._refuse(error, close=not whole)
+            return False
+        return True
+
+    @property
+    def _limit(self) -> int:
+        """Bytes the present request's body may have. One that nobody reads is read and dropped."""
+        assert self._route is not None
+        return self._route.max_body or self._server.dropped
+
+    def _read_body(self) -> None:
+        """Answer the request, if its body is whole."""
+        assert self._head is not None
+        held, length = self._held, self._head.length
+        if self._chunks is not None:
+            self._held = b""
+            try:
+                rest = self._chunks.feed(held)
+            except ServeError as error:
+                self._refuse(error, close=True)
+                return
+            if rest is not None:
+                self._held = rest
+                body, self._chunks = bytes(self._chunks.data), None
+                self._answer(body)
+        elif len(held) >= length:
+            self._held = held[length:]
+            self._answer(held[:length])
+        elif length >= _LARGE:
+            self._held = b""
+            _LargeBody(self, self._transport, length, held)
+
+    def whole(self, body: memoryview) -> None:
+        """Answer the request whose large body is whole; called by what received it."""
+        if self._state == _BODY:
+            self._answer(body)
+
+    # ------------------------------------------------------------------ answering
+
+    def _answer(self, body: bytes | memoryview) -> None:
+        request, route = self._request, self._route
+        assert request is not None
+        assert route is not None
+        self._state = _BUSY
+        self.due = inf
+        if route.max_body:
+            request.body = body
+        try:
+            self._ticket = self._routes.begin(request, route, self.deliver)
+        except Exception as error:  # the boundary of one request
+            self.deliver(self._routes.refuse(request, error))
+            return
+        if self._ticket is None:
+            task = asyncio.get_running_loop().create_task(self._routes.answer(request, route))
+            self._task = task
+            task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[Reply]) -> None:
+        if self._task is not task:
+            if not task.cancelled():
+                task.exception()
+            return
+        self._task = None
+        assert self._request is not None
+        if task.cancelled():  # by what it waited for, not by us
+            error = RuntimeError("the answer was cancelled")
+            self.deliver(self._routes.refuse(self._request, error))
+        else:
+            self.deliver(task.result())
+
+    def deliver(self, reply: Reply) -> None:
+        """Write the reply to the present request, and go on to the next."""
+        request, head, server = self._request, self._head, self._server
+        assert request is not None
+        self._ticket = self._request = None
+        keep = head is not None and head.keep_alive and not (self._ended or server.draining)
+        self._write(reply, keep)
+        if request.exchange is not None:
+            self._routes.close(request, reply.size)
+        if not keep:
+            self._finish()
+            return
+        self._state = _HEAD
+        if self._held or self._paused:
+            # Not from here: a client that sends many requests ahead must not keep the others
+            # waiting, nor pile up calls.
+            self._state = _BUSY
+            asyncio.get_running_loop().call_soon(self._go_on)
+        elif not self._blocked:
+            self.due = server.now + server.limits.idle_timeout
+
+    def _go_on(self) -> None:
+        """Take up what arrived while the last request was answered."""
+        if self._state != _BUSY or self._request is not None:
+            return
+        self._state = _HEAD
+        if self._paused:
+            self._paused = False
+            self._transport.resume_reading()
+        self._await_request()
+
+    def _await_request(self) -> None:
+        if self._blocked:
+            self._watch_reader()
+            return
+        self._due_in(self._server.limits.idle_timeout)
+        if self._held:
+            self._use_held()
+
+    def _write(self, reply: Reply, keep: bool) -> None:
+        head = self._head
+        lines = render(reply, self._server.date, keep=keep, old=head is not None and head.old)
+        body = reply.body
+        if reply.size <= _JOINED:
+            self._transport.write(lines + body[0] if len(body) == 1 else b"".join((lines, *body)))
+        else:
+            self._transport.writelines((lines, *body))
+
+    def _refuse(self, error: Exception, *, close: bool) -> None:
+        """Answer the present request, or what was to become one, with an error."""
+        request = self._request
+        if request is None:
+            request = self._request = self._routes.anonymous()
+        reply = self._routes.refuse(request, error)
+        if not close:
+            self.deliver(reply)
+            return
+        self._request = None
+        self._held = b""
+        self._chunks = None
+        self._write(reply, keep=False)
+        self._routes.close(request, reply.size)
+        self._state = _LAST
+        self._linger()
+
+    # ------------------------------------------------------------------ ends
+
+    def _finish(self) -> None:
+        """Close after the last reply; the client has been told that it is."""
+        self._state = _LAST
+        if self._held or self._paused:
+            self._held = b""
+            self._linger()
+        else:
+            self._transport.close()
+            self._watch_reader()
+
+    def _linger(self) -> None:
+        """Leave the client time to read the last reply while it may still be sending."""
+        if self._blocked or self._transport.is_closing():
+            self._watch_reader()
+            return
+        if self._paused:
+            self._paused = False
+            self._transport.resume_reading()
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        self._due_in(_LINGER)
+
+    def _take_back(self) -> None:
+        """Cancel the answer that is under way, if there is one."""
+        request, self._request = self._request, None
+        if request is None:
+            return
+        if request.exchange is not None:
+            request.exchange.code = Cancelled.grpc
+        ticket, self._ticket = self._ticket, None
+        if ticket is not None:
+            ticket.cancel()
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+        self._routes.close(request, 0)
+
+    def _leave(self, request: Request | None) -> None:
+        if self._request is request and self._state == _BUSY:
+            self._transport.abort()
+
+    def shut(self) -> None:
+        """Close as soon as no request is under way; the server takes no more."""
+        if self._state == _HEAD and not self._begun and not self._held:
+            self._state = _LAST
+            self._transport.close()
+            self._watch_reader()
+
+    def give_up(self) -> None:
+        """Answer what is under way with 503, for the server's time is over."""
+        request = self._request
+        if self._state in (_BUSY, _BODY) and request is not None:
+            ticket, self._ticket = self._ticket, None
+            task, self._task = self._task, None
+            if ticket is not None:
+                ticket.cancel()
+            if task is not None:
+                task.cancel()
+            self._refuse(ModelNotReady("the server is stopping"), close=True)
+        self._transport.close()
+
+    def abort(self) -> None:
+        """Cut the connection off."""
+        self._transport.abort()
+
+    # ------------------------------------------------------------------ time
+
+    def _due_in(self, seconds: float) -> None:
+        self.due = self._server.now + seconds
+
+    def _watch_reader(self) -> None:
+        """See to it that a client that takes nothing is cut off."""
+        self._unsent = self._transport.get_write_buffer_size()
+        self._due_in(self._server.limits.write_timeout)
+
+    def overdue(self) -> None:
+        """Do what is to be done when `due` has passed."""
+        unsent = self._transport.get_write_buffer_size()
+        if unsent and self._state in (_HEAD, _LAST):
+            if unsent < self._unsent:
+                self._watch_reader()
+            else:
+                self._transport.abort()
+        elif self._state == _LAST:
+            self._transport.abort()
+        elif self._state == _BODY:
+            seconds = self._server.limits.body_timeout
+            self._refuse(BodyTimeout(f"the body took more than {seconds:g} seconds"), close=True)
+        elif self._begun:
+            seconds = self._server.limits.header_timeout
+            self._refuse(HeadTimeout(f"the head took more than {seconds:g} seconds"), close=True)
+        elif self._state == _HEAD:
+            self._transport.close()
+
+
+class _LargeBody(asyncio.BufferedProtocol):
+    """Receives the rest of a large body straight into one buffer, in a connection's place.
+
+    Args:
+        connection: Whose request it is.
+        transport: Its transport.
+        length: Bytes of the whole body.
+        begun: What of it has arrived.
+    """
+
+    def __init__(
+        self, connection: Connection, transport: asyncio.Transport, length: int, begun: bytes
+    ) -> None:
+        self._connection = connection
+        self._transport = transport
+        # Not filled with zeros: the system provides the memory as it is written.
+        self._body = memoryview(cast(Any, np.empty(length, np.uint8)))
+        self._body[: len(begun)] = begun
+        self._left = self._body[len(begun) :]
+        self.eof_received = connection.eof_received  # type: ignore[method-assign]
+        self.connection_lost = connection.connection_lost  # type: ignore[method-assign, assignment]
+        self.pause_writing = connection.pause_writing  # type: ignore[method-assign]
+        self.resume_writing = connection.resume_writing  # type: ignore[method-assign]
+        transport.set_protocol(self)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Return where the next bytes go."""
+        return self._left
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Take note of bytes received."""
+        self._left = self._left[nbytes:]
+        if not self._left:
+            self._transport.set_protocol(self._connection)
+            self._connection.whole(self._body.toreadonly())

@@ -1,0 +1,156 @@
+"""The HTTP/1.1 server: listens, watches the time of its connections, drains.
+
+What a connection does is `connection`; what is answered is the routes'.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import ssl
+from email.utils import formatdate
+from typing import Final
+
+from modelserve.transports.routes import Routes
+
+from .connection import Connection
+from .heads import Heads
+from .limits import Limits
+
+__all__ = ["HTTP1Server"]
+
+_LOG = logging.getLogger(__name__)
+
+_LONGEST_TICK: Final = 0.5
+_LAST_WORDS: Final = 1.0
+"""Seconds that answers have to be taken after the drain is over."""
+_HANDSHAKE: Final = 10.0
+
+
+class HTTP1Server:
+    """Serves routes over HTTP/1.1 on one event loop.
+
+    One timer looks at all connections, every half second or more often where a limit is short:
+    a timer for each request would cost more than the rest of its bookkeeping.
+
+    Args:
+        routes: What answers.
+        limits: What one client may ask for.
+        tls: With a context, connections are encrypted.
+        drain: Seconds that requests under way get to end when it stops.
+        remember_heads: Whether a request head that came before is recognised instead of parsed.
+
+    Raises:
+        ImportError: httptools is not installed.
+    """
+
+    def __init__(
+        self,
+        routes: Routes,
+        *,
+        limits: Limits | None = None,
+        tls: ssl.SSLContext | None = None,
+        drain: float = 30.0,
+        remember_heads: bool = True,
+    ) -> None:
+        self.routes = routes
+        self.limits = limits or Limits()
+        self.heads = Heads(routes.find, self.limits, remember=remember_heads)
+        self.draining = False
+        self.dropped: Final = 64 << 10
+        """Bytes of a body nobody wants that are read and dropped, to keep the connection."""
+        self.now = 0.0
+        """The loop's time when it was last looked at: often enough for what is counted by it."""
+        self.date = b""
+        self._tls = tls
+        self._drain = drain
+        self._connections: set[Connection] = set()
+        self._listener: asyncio.Server | None = None
+        self._tick = min(_LONGEST_TICK, self.limits.shortest / 4)
+        self._timer: asyncio.TimerHandle | None = None
+        self._given_up = asyncio.Event()
+        self._empty = asyncio.Event()
+        self._stopping: asyncio.Task[None] | None = None
+
+    async def start(self, bound: socket.socket) -> None:
+        """Accept connections on a listening socket, which it closes at the end."""
+        loop = asyncio.get_running_loop()
+        self._look(loop)
+        handshake = _HANDSHAKE if self._tls is not None else None
+        if bound.family == getattr(socket, "AF_UNIX", None):
+            self._listener = await loop.create_unix_server(
+                self._connect, sock=bound, ssl=self._tls, ssl_handshake_timeout=handshake
+            )
+        else:
+            self._listener = await loop.create_server(
+                self._connect, sock=bound, ssl=self._tls, ssl_handshake_timeout=handshake
+            )
+
+    def _connect(self) -> Connection:
+        return Connection(self)
+
+    # ------------------------------------------------------------------ what connections call
+
+    def opened(self, connection: Connection) -> bool:
+        """Take note of a connection; tell whether it is not one too many."""
+        self._connections.add(connection)
+        most = self.limits.max_connections
+        return most is None or len(self._connections) <= most
+
+    def closed(self, connection: Connection) -> None:
+        """Forget a connection."""
+        self._connections.discard(connection)
+        if not self._connections:
+            self._empty.set()
+
+    # ------------------------------------------------------------------ time
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.now = now = loop.time()
+        self.date = b"date: %b\r\n" % formatdate(usegmt=True).encode()
+        for connection in [each for each in self._connections if each.due <= now]:
+            connection.overdue()
+        self._timer = loop.call_later(self._tick, self._look, loop)
+
+    # ------------------------------------------------------------------ the end
+
+    async def stop(self) -> None:
+        """Accept no more, answer what is under way, end. If cancelled, it ends all the same."""
+        if self._stopping is None:
+            self._stopping = asyncio.create_task(self._stop())
+        await asyncio.shield(self._stopping)
+
+    async def _stop(self) -> None:
+        self.draining = True
+        if self._listener is not None:
+            self._listener.close()
+        for connection in tuple(self._connections):
+            connection.shut()
+        await self._emptied(self._drain, early=True)
+        for connection in tuple(self._connections):
+            connection.give_up()
+        await self._emptied(_LAST_WORDS, early=False)
+        for connection in tuple(self._connections):
+            connection.abort()
+        await asyncio.sleep(0)
+        if self._timer is not None:
+            self._timer.cancel()
+
+    async def _emptied(self, seconds: float, *, early: bool) -> None:
+        """Wait until there is no connection, for a limited time."""
+        if not self._connections:
+            return
+        self._empty.clear()
+        waits = {asyncio.ensure_future(self._empty.wait())}
+        if early:
+            waits.add(asyncio.ensure_future(self._given_up.wait()))
+        try:
+            await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    def give_up(self) -> None:
+        """End the drain of a server that was told to stop: what is under way is answered 503."""
+        self._given_up.set()
