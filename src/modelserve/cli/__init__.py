@@ -8,12 +8,12 @@ import sys
 from collections.abc import Sequence
 
 from modelserve import __version__
-from modelserve.cli import demo, doctor, inspection, publication, server, versions
+from modelserve.cli import bench, demo, doctor, inspection, publication, server, versions
 from modelserve.errors import ServeError
 
 __all__ = ["main"]
 
-_COMMANDS = (server, publication, versions, inspection, doctor, demo)
+_COMMANDS = (server, publication, versions, inspection, bench, doctor, demo)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
