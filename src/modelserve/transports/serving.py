@@ -131,14 +131,15 @@ class HTTPServer:
         """
         if self._started:
             raise RuntimeError("the server was started already")
-        self._started = True
         bound = self._address.bind() if self._bound is None else self._bound
+        self._started = True
         try:
             await self._listener.start(bound)
         except BaseException:
+            await self._listener.stop()
             bound.close()
             self._address.release()
-            await self.stop()
+            self._started = False
             raise
 
     async def stop(self) -> None:

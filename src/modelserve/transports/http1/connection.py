@@ -113,11 +113,13 @@ class Connection(asyncio.Protocol):
         """Take over a connection."""
         self._transport = cast(asyncio.Transport, transport)
         self.certificate = transport.get_extra_info("peercert") or None
-        if self._server.opened(self):
-            self.due = self._server.now + self._server.limits.idle_timeout
-        else:
+        if not self._server.opened(self):
             error = Overloaded("the server has all the connections it takes", retry_after=1.0)
             self._refuse(error, close=True)
+        elif self._server.draining:
+            self.shut()
+        else:
+            self.due = self._server.now + self._server.limits.idle_timeout
 
     def connection_lost(self, error: Exception | None) -> None:
         """Take back what nobody waits for any more."""
@@ -294,9 +296,12 @@ class Connection(asyncio.Protocol):
             if not task.cancelled():
                 task.exception()
             return
+        if task.cancelled() and task.cancelling():  # the loop ends
+            self._transport.abort()
+            return
         self._task = None
         assert self._request is not None
-        if task.cancelled():  # by what it waited for, not by us
+        if task.cancelled():  # by what it waited for
             error = RuntimeError("the answer was cancelled")
             self.deliver(self._routes.refuse(self._request, error))
         else:

@@ -6,7 +6,7 @@ What a connection does is `connection`; what is answered is the routes'.
 from __future__ import annotations
 
 import asyncio
-import logging
+import contextlib
 import socket
 import ssl
 from email.utils import formatdate
@@ -20,12 +20,15 @@ from .limits import Limits
 
 __all__ = ["HTTP1Server"]
 
-_LOG = logging.getLogger(__name__)
-
 _LONGEST_TICK: Final = 0.5
 _LAST_WORDS: Final = 1.0
 """Seconds that answers have to be taken after the drain is over."""
 _HANDSHAKE: Final = 10.0
+# Turns of the loop in which a connection that was just accepted is made, and one that was just
+# closed is lost.
+_TURNS: Final = 4
+# Event loops differ in how far ahead they can set a timer.
+_LONGEST_TIMER: Final = 365 * 86_400.0
 
 
 class HTTP1Server:
@@ -78,14 +81,16 @@ class HTTP1Server:
         loop = asyncio.get_running_loop()
         self._look(loop)
         handshake = _HANDSHAKE if self._tls is not None else None
-        if bound.family == getattr(socket, "AF_UNIX", None):
-            self._listener = await loop.create_unix_server(
-                self._connect, sock=bound, ssl=self._tls, ssl_handshake_timeout=handshake
-            )
-        else:
-            self._listener = await loop.create_server(
-                self._connect, sock=bound, ssl=self._tls, ssl_handshake_timeout=handshake
-            )
+        unix = bound.family == getattr(socket, "AF_UNIX", None)
+        create = loop.create_unix_server if unix else loop.create_server
+        self._listener = await create(
+            self._connect,
+            sock=bound,
+            ssl=self._tls,
+            ssl_handshake_timeout=handshake,
+            start_serving=False,  # in one step it could be cancelled between listening and telling
+        )
+        await self._listener.start_serving()
 
     def _connect(self) -> Connection:
         return Connection(self)
@@ -124,6 +129,13 @@ class HTTP1Server:
     async def _stop(self) -> None:
         self.draining = True
         if self._listener is not None:
+            # Not closed at once: asyncio would lose what it accepted in this very turn.
+            loop = asyncio.get_running_loop()
+            for accepting in self._listener.sockets:
+                with contextlib.suppress(NotImplementedError):  # not every loop works so
+                    loop.remove_reader(accepting.fileno())
+            for _ in range(_TURNS):
+                await asyncio.sleep(0)
             self._listener.close()
         for connection in tuple(self._connections):
             connection.shut()
@@ -133,7 +145,8 @@ class HTTP1Server:
         await self._emptied(_LAST_WORDS, early=False)
         for connection in tuple(self._connections):
             connection.abort()
-        await asyncio.sleep(0)
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
         if self._timer is not None:
             self._timer.cancel()
 
@@ -146,7 +159,8 @@ class HTTP1Server:
         if early:
             waits.add(asyncio.ensure_future(self._given_up.wait()))
         try:
-            await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            timeout = seconds if seconds < _LONGEST_TIMER else None
+            await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for wait in waits:
                 wait.cancel()
