@@ -382,3 +382,50 @@ def test_a_row_without_its_batch_axis_is_told_how_to_get_one() -> None:
     signature = Signature([TensorSpec("x", "FP32", (-1, 2))])
     with pytest.raises(InvalidInput, match=r"got \(2,\); axis 0 counts the rows: x\[None\] makes"):
         signature.validate({"x": np.zeros(2, np.float32)}, batched=True)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([np.float32, np.int64, np.float64]),
+            st.lists(st.integers(0, 3), max_size=3).map(tuple),
+            st.sampled_from(["x", "y", "z"]),
+            st.booleans(),
+        ),
+        max_size=3,
+    )
+)
+def test_the_short_check_says_rows_only_where_validation_says_the_same(given_inputs):
+    signature = Signature([TensorSpec("x", "FP32", (-1, 2)), TensorSpec("y", "INT64", (-1,))])
+    inputs = {}
+    for dtype, shape, name, as_list in given_inputs:
+        array = np.zeros(shape, dtype)
+        inputs[name] = array.tolist() if as_list else array
+    rows = signature.rows_of(inputs)
+    if rows >= 0:
+        validated, expected = signature.validate(inputs, batched=True)
+        assert (validated is inputs, rows) == (True, expected)
+
+
+def test_the_short_check_knows_plain_inputs():
+    signature = Signature([TensorSpec("x", "FP32", (-1, 2)), TensorSpec("y", "INT64", (-1,))])
+    inputs = {"x": np.zeros((3, 2), np.float32), "y": np.zeros(3, np.int64)}
+    assert signature.rows_of(inputs) == 3
+    assert signature.rows_of({**inputs, "y": np.zeros(2, np.int64)}) == -1
+    assert signature.rows_of({**inputs, "x": np.zeros((3, 2), ">f4")}) == -1
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        TensorSpec("x", "BYTES", (-1, 1)),
+        TensorSpec("x", "FP32", (-1, -1)),
+        TensorSpec("x", "FP32"),
+        TensorSpec("x", "FP32", (2, 1)),
+        TensorSpec("x", "FP32", (-1, 1), optional=True),
+    ],
+)
+def test_the_short_check_leaves_the_rest_to_validation(spec):
+    array = np.zeros((2, 1), np.float32 if spec.datatype == "FP32" else np.object_)
+    assert Signature([spec]).rows_of({"x": array}) == -1
+    assert Signature([]).rows_of({}) == -1

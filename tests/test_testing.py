@@ -154,3 +154,26 @@ def test_requests_can_be_looked_at() -> None:
     stub = StubModel()
     ask(stub, id="mine")
     assert [request.id for request in stub.requests] == ["mine"]
+
+
+def test_a_request_begun_is_answered_or_refused() -> None:
+    stub = StubModel(lambda inputs: {"y": inputs["x"] * 2}, fail_every=2)
+
+    async def main() -> None:
+        answers: asyncio.Queue[Any] = asyncio.Queue()
+        for _ in range(2):
+            stub.begin(InferRequest("stub", {"x": np.ones(1)}), lambda *a: answers.put_nowait(a))
+            assert answers.empty()
+        response, error = await answers.get()
+        assert (response.outputs["y"].tolist(), error) == ([2.0], None)
+        response, error = await answers.get()
+        assert response is None
+        assert isinstance(error, BackendError)
+        with pytest.raises(ModelNotFound):
+            stub.begin(InferRequest("other", {}), lambda *a: answers.put_nowait(a))
+        await stub.aunload("stub")
+        with pytest.raises(ModelNotReady):
+            stub.begin(InferRequest("stub", {}), lambda *a: answers.put_nowait(a))
+        assert answers.empty()
+
+    asyncio.run(main())

@@ -86,18 +86,32 @@ class Backend(Protocol):
 
 
 class Ticket(Protocol):
-    """A request that was given to a servable's `begin`."""
+    """A request that was begun (see `Servable`) and whose answer is still to come."""
 
     def cancel(self) -> None:
-        """Take the request back: nobody waits for its answer any more."""
+        """Say that nobody wants the answer any more: `done` is not called from here on.
+
+        A request that still waits leaves the queue and costs no compute. After the answer it does
+        nothing. To be called on the thread of the loop on which the request was begun.
+        """
         ...
 
 
 class Servable(Protocol):
     """Answers requests: a model, a repository, a pipeline, a remote client, a stub in a test.
 
-    It may also have `check(model, version)`, which raises at once what a request for a model that
-    is not there would; a transport asks it before it decodes a body.
+    It may also have two methods that transports use where they are there:
+
+    `check(model, version) -> None` raises at once what a request for a model that is not there
+    would; it is asked before a body is decoded.
+
+    `begin(request, done) -> Ticket` answers without a coroutine or task, for transports that hold
+    thousands of requests. It is called on the thread of a running event loop. What refuses the
+    request at once is raised (`ServeError`). Otherwise `done(response, None)` or
+    `done(None, error)` is called exactly once, on that thread, and never before `begin` returned;
+    unless the ticket is cancelled first. The caller has opened `request.exchange` and closes it;
+    the servable fills it in. `done` must not raise; where it does, that is logged, and the
+    requests in the same batch are answered all the same.
     """
 
     async def infer(self, request: InferRequest) -> InferResponse:

@@ -9,8 +9,9 @@ from inspect import isawaitable
 from typing import Any, TypeAlias
 
 from modelserve.errors import BackendError, ModelNotFound, ModelNotReady, ServeError
+from modelserve.execution.waiting import Done, TaskTicket
 from modelserve.messages import InferRequest, InferResponse
-from modelserve.protocols import Policy, State, VersionInfo
+from modelserve.protocols import Policy, State, Ticket, VersionInfo
 from modelserve.tensors import Signature, Tensor, TensorSpec
 
 __all__ = ["StubModel"]
@@ -86,9 +87,7 @@ class StubModel:
             InvalidInput: The inputs do not fit.
             BackendError: The function failed.
         """
-        self._find(request.model, request.version)
-        if self.state != "READY":
-            raise ModelNotReady(f'model "{self.name}" version {self.version} is not loaded')
+        self._refuse(request)
         self.count += 1
         self.requests.append(request)
         inputs = request.inputs
@@ -102,6 +101,21 @@ class StubModel:
         if request.outputs is not None:
             outputs = {name: outputs[name] for name in request.outputs if name in outputs}
         return InferResponse(self.name, self.version, outputs, id=request.id)
+
+    def begin(self, request: InferRequest, done: Done) -> Ticket:
+        """Answer one request by calling `done`; see `protocols.Servable`.
+
+        Raises:
+            ModelNotFound: It is for another model or version.
+            ModelNotReady: The version was unloaded.
+        """
+        self._refuse(request)
+        return TaskTicket(self.infer(request), request, done)
+
+    def _refuse(self, request: InferRequest) -> None:
+        self._find(request.model, request.version)
+        if self.state != "READY":
+            raise ModelNotReady(f'model "{self.name}" version {self.version} is not loaded')
 
     async def _call(self, inputs: Mapping[str, Tensor]) -> Outputs:
         try:

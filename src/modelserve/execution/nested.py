@@ -2,23 +2,36 @@
 
 A lane whose code asks a model is blocked until it is answered. What it asks must therefore not wait
 for that lane, nor for lanes that wait for it in turn; it runs on the backend of such a lane, which
-does nothing else meanwhile. Nothing is run here.
+does nothing else meanwhile.
 """
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Sequence
-from contextvars import ContextVar
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar, copy_context
+from functools import partial
 from typing import TYPE_CHECKING
 
+from modelserve.execution.batch import Batch, arun_batch, fail_batch, run_batch
 from modelserve.execution.lanes import Lane
 
 if TYPE_CHECKING:
     from modelserve.execution.batcher import AdaptiveBatcher
     from modelserve.execution.queue import Pending
 
-__all__ = ["Run", "chain", "entered", "nesting", "on_its_loop", "waiting_lane"]
+__all__ = [
+    "Run",
+    "arun_nested",
+    "chain",
+    "entered",
+    "nesting",
+    "on_its_loop",
+    "run_nested",
+    "waiting_lane",
+]
 
 
 class Run:
@@ -91,3 +104,59 @@ def _blocked(run: Run, asking: tuple[Run, ...], seen: set[AdaptiveBatcher]) -> b
         elif inner is None or not inner.active or not _blocked(inner, asking, seen):
             return False
     return True
+
+
+# ---------------------------------------------------------------------- running on a waiting lane
+
+
+async def arun_nested(lane: Lane, batch: Batch) -> None:
+    """Run what the lane's own code awaits, on the lane's backend, which waits for it."""
+    if lane.loop is None:
+        # A function blocks, and may start a loop of its own: it cannot run on this one.
+        executor = ThreadPoolExecutor(1, f"modelserve-{batch.model}-nested")
+        try:
+            call = partial(copy_context().run, _run_guest, lane, batch)
+            await asyncio.get_running_loop().run_in_executor(executor, call)
+        finally:
+            executor.shutdown(wait=False)
+    elif lane.loop.here:
+        await _arun_guest(lane, batch)
+    else:
+        coroutine = _arun_guest(lane, batch)
+        there = lane.loop.loop()
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, there))
+
+
+def run_nested(lane: Lane, batch: Batch) -> None:
+    """Do as `arun_nested` for code that blocks."""
+    if lane.loop is not None:
+        lane.loop.call(partial(_arun_guest, lane, batch))
+    else:
+        _run_guest(lane, batch)
+
+
+async def _arun_guest(lane: Lane, batch: Batch) -> None:
+    run = Run(lane)
+    token = chain.set(entered(batch.entries, run))
+    try:
+        await arun_batch(batch, lane.backend, lane.traits)
+    except BaseException as error:
+        task = asyncio.current_task()
+        if isinstance(error, asyncio.CancelledError) and task and task.cancelling():
+            raise  # the asking code was cancelled
+        fail_batch(batch, error)
+    finally:
+        run.active = False
+        chain.reset(token)
+
+
+def _run_guest(lane: Lane, batch: Batch) -> None:
+    run = Run(lane)
+    token = chain.set(entered(batch.entries, run))
+    try:
+        run_batch(batch, lane.backend, lane.traits)
+    except BaseException as error:  # SystemExit and the like are the model's failure here too
+        fail_batch(batch, error)
+    finally:
+        run.active = False
+        chain.reset(token)

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 from modelserve.execution.queue import Pending
+
+if TYPE_CHECKING:
+    from modelserve.execution.batcher import AdaptiveBatcher
 
 __all__ = ["LoopPort", "deliver"]
 
@@ -19,27 +23,35 @@ class LoopPort:
     """A batcher's end in one event loop.
 
     Args:
-        send: Sends what waits, as far as lanes are idle.
+        batcher: The batcher.
         loop: The loop.
     """
 
     __slots__ = (
-        "_send",
+        "_batcher",
+        "alone",
         "arrivals",
         "flushing",
         "loop",
+        "model",
         "returning",
         "turn",
         "turned",
-        "waiting",
+        "version",
+        "withdraw",
     )
 
-    def __init__(self, send: Callable[[LoopPort], None], loop: asyncio.AbstractEventLoop) -> None:
-        self._send = send
+    def __init__(self, batcher: AdaptiveBatcher, loop: asyncio.AbstractEventLoop) -> None:
+        self._batcher = batcher
         self.loop = loop
+        self.model = batcher.model
+        self.version = batcher.version
+        self.withdraw = batcher.withdraw
+        """Take a request out of the queue that nobody waits for any more."""
         self.flushing = False
-        self.waiting = 0
-        """Requests of this loop in the queue."""
+        """Whether `flush` is to be called in this turn or the next."""
+        self.alone = 0.0
+        """Seconds for which requests may still run where they are made, without a turn."""
         self.arrivals = 0
         """Requests that ever came from this loop."""
         self.returning = 0.0
@@ -61,12 +73,11 @@ class LoopPort:
     def flush(self) -> None:
         """Send what waits, as far as lanes are idle."""
         self.flushing = False
-        self._send(self)
+        self._batcher.flush(self)
 
     def _settle(self, entries: Sequence[Pending], posted: float) -> None:
         before = self.arrivals
-        for entry in entries:
-            entry.settle()
+        deliver(entries, self)
         # Runs in the next turn, after every coroutine woken above.
         self.loop.call_soon(self._count, len(entries), before, posted)
 
@@ -88,12 +99,17 @@ def deliver(entries: Sequence[Pending], here: LoopPort | None) -> LoopPort | Non
         The one other loop all entries came from, if it was one.
     """
     elsewhere: dict[LoopPort, list[Pending]] = {}
-    for entry in entries:
+    for number, entry in enumerate(entries):
         port = entry.port
-        if port is None or port is here:
-            entry.settle()
-        else:
+        if port is not None and port is not here:
             elsewhere.setdefault(port, []).append(entry)
+            continue
+        try:
+            entry.settle()
+        except BaseException:  # e.g. a KeyboardInterrupt: the others are told all the same
+            if here is not None:
+                here.loop.call_soon(deliver, entries[number + 1 :], here)
+            raise
     for port, theirs in elsewhere.items():
         port.post(theirs)
     if len(elsewhere) == 1:

@@ -6,9 +6,9 @@ Not thread-safe: the batcher calls it under its lock. It starts nothing and wake
 from __future__ import annotations
 
 import asyncio
-import threading
 from bisect import bisect_left, insort
 from collections.abc import Hashable, Mapping
+from math import prod
 from operator import attrgetter
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
@@ -17,13 +17,13 @@ import numpy as np
 
 from modelserve.errors import QueueFull
 from modelserve.messages import BatchRecord, InferRequest
-from modelserve.tensors import Signature, Tensor
+from modelserve.tensors import Signature, Tensor, numpy_dtype
 
 if TYPE_CHECKING:
     from modelserve.execution.nested import Run
     from modelserve.execution.ports import LoopPort
 
-__all__ = ["DEFAULT_PRIORITY", "BatchKey", "Pending", "PendingQueue"]
+__all__ = ["DEFAULT_PRIORITY", "BatchKey", "Pending", "PendingQueue", "size_of"]
 
 DEFAULT_PRIORITY: Final = 100
 """Where priority 0 stands among the numbers from 1 on; lower goes first."""
@@ -31,10 +31,20 @@ DEFAULT_PRIORITY: Final = 100
 _ORDER = attrgetter("order")
 # Priority in the high part, arrival in the low one: one integer comparison orders two entries.
 _ARRIVALS: Final = 1 << 48
+_NORMAL: Final = DEFAULT_PRIORITY * _ARRIVALS
 
 
 class Pending:
-    """One request on its way through a batcher, and whoever waits for it."""
+    """One request on its way through a batcher; who waits for it, and how, is in `waiting`.
+
+    Args:
+        request: The request.
+        inputs: Its inputs as `Signature.validate` returned them.
+        rows: Their rows.
+        key: What must be equal for another request to share its batch.
+        enqueued: When it came; a point of `time.perf_counter()`.
+        chain: Runs whose user code this request was made from, the outermost first.
+    """
 
     __slots__ = (
         "chain",
@@ -42,7 +52,6 @@ class Pending:
         "enqueued",
         "error",
         "future",
-        "gate",
         "inputs",
         "key",
         "order",
@@ -62,7 +71,7 @@ class Pending:
         rows: int,
         key: Hashable,
         enqueued: float,
-        chain: tuple[Run, ...],
+        chain: tuple[Run, ...] = (),
     ) -> None:
         self.request = request
         self.inputs = inputs
@@ -70,27 +79,19 @@ class Pending:
         self.key = key
         self.enqueued = enqueued
         self.chain = chain
-        """Runs whose user code this request was made from, the outermost first."""
         self.deadline = request.deadline
         self.order = 0
-        self.size = 0
+        self.size = -1
+        """Bytes by which the queue is bounded; -1 until they were counted."""
         self.queued = False
         self.run: Run | None = None
         """The run of user code it became part of."""
         self.outputs: Mapping[str, Tensor] | None = None
         self.error: BaseException | None = None
-        # Exactly one of the two is set: a coroutine waits on its loop's future, a thread at a lock.
         self.port: LoopPort | None = None
+        """Where it has to be told, if that is an event loop."""
         self.future: asyncio.Future[Mapping[str, Tensor]] | None = None
-        self.gate: threading.Lock | None = None
-
-    @property
-    def left(self) -> bool:
-        """Whether its coroutine waits no longer: cancelled in this very turn, or its loop ended."""
-        future = self.future
-        if future is None or self.port is None:
-            return False
-        return future.done() or self.port.loop.is_closed()
+        """What a coroutine waits at; done, when the coroutine was cancelled."""
 
     def note_wait(self) -> None:
         """Record the wait of a request that never ran: those are the longest ones."""
@@ -101,18 +102,14 @@ class Pending:
             exchange.batch = BatchRecord(0, 0, "", perf_counter(), 0.0)
 
     def settle(self) -> None:
-        """Wake the waiter with what is there. For a coroutine: on its own loop's thread only."""
-        if self.gate is not None:
-            self.gate.release()
-            return
-        future = self.future
-        if future is None or future.done():
-            return
+        """Tell whoever waits what became of it. For event loops: on the loop's own thread only."""
+
+    def result(self) -> Mapping[str, Tensor]:
+        """Return the outputs, or raise the error there is instead."""
         if self.error is not None:
-            future.set_exception(self.error)
-        else:
-            assert self.outputs is not None
-            future.set_result(self.outputs)
+            raise self.error
+        assert self.outputs is not None
+        return self.outputs
 
 
 class BatchKey:
@@ -124,13 +121,15 @@ class BatchKey:
         parameters: Whether the model reads the request's parameters.
     """
 
-    __slots__ = ("_parameters", "_shapes")
+    __slots__ = ("_parameters", "_shapes", "row_bytes")
 
     def __init__(self, signature: Signature, *, batched: bool, parameters: bool) -> None:
         self._parameters = parameters
         self._shapes = batched and any(
             spec.optional or spec.shape is None or -1 in spec.shape[1:] for spec in signature.inputs
         )
+        self.row_bytes = -1 if self._shapes or not batched else _row_bytes(signature)
+        """Bytes of a row where all rows have as many, else -1."""
 
     def __call__(self, request: InferRequest, inputs: Mapping[str, Tensor]) -> Hashable:
         """Return the key of a request; None where all may run together."""
@@ -181,14 +180,9 @@ class PendingQueue:
         Raises:
             QueueFull: A bound is reached.
         """
-        request = pending.request
-        size = len(request.id)
-        if request.parameters:
-            size += sum(len(v) for v in request.parameters.values() if isinstance(v, str))
-        for tensor in pending.inputs.values():
-            size += tensor.nbytes
-            if tensor.dtype.kind == "O":  # BYTES: the array itself holds pointers
-                size += sum(map(len, tensor.ravel().tolist()))
+        size = pending.size
+        if size < 0:
+            size = pending.size = size_of(pending.request, pending.inputs)
         if self._count >= self.max_requests:
             raise QueueFull(
                 f'model "{model}": {self._count} requests wait already (max_queue_size '
@@ -201,15 +195,12 @@ class PendingQueue:
                 f"pass max_queue_bytes {self.max_bytes}",
                 retry_after=1.0,
             )
-        priority = pending.request.priority or DEFAULT_PRIORITY
+        priority = pending.request.priority
         self._arrivals += 1
-        pending.order = priority * _ARRIVALS + self._arrivals
-        pending.size = size
+        pending.order = self._arrivals + (priority * _ARRIVALS if priority else _NORMAL)
         pending.queued = True
         self.bytes += size
         self._count += 1
-        if pending.port is not None:
-            pending.port.waiting += 1
         group = self._groups.get(pending.key)
         if group is None:
             self._groups[pending.key] = [pending]
@@ -243,22 +234,26 @@ class PendingQueue:
         """
         expired: list[Pending] = []
         batch: list[Pending] = []
-        rows = 0
+        rows = known = 0
         while self._groups and not batch:
             if len(self._groups) == 1:
                 key, group = next(iter(self._groups.items()))
             else:
                 key, group = min(self._groups.items(), key=_head_order)
-            batch, rows, used = _fill(group, max_rows, now, expired)
+            batch, rows, size = _fill(group, max_rows, now, expired)
+            used = len(batch) + len(expired) - known
             if used == len(group):
                 del self._groups[key]
             else:
                 del group[:used]
-        for pending in batch:
-            self._leave(pending)
-        for pending in expired:
-            self._leave(pending)
+            known = len(expired)
+            self._count -= used
+            self.bytes -= size
         return batch, rows, expired
+
+    def only_from(self, port: LoopPort) -> bool:
+        """Tell whether nobody waits but requests of this event loop."""
+        return all(entry.port is port for group in self._groups.values() for entry in group)
 
     def drain(self) -> list[Pending]:
         """Take everything out, in order."""
@@ -274,8 +269,27 @@ class PendingQueue:
         pending.queued = False
         self._count -= 1
         self.bytes -= pending.size
-        if pending.port is not None:
-            pending.port.waiting -= 1
+
+
+def size_of(request: InferRequest, inputs: Mapping[str, Tensor]) -> int:
+    """Return the bytes that a waiting request holds."""
+    size = len(request.id)
+    if request.parameters:
+        size += sum(len(v) for v in request.parameters.values() if isinstance(v, str))
+    for tensor in inputs.values():
+        size += tensor.nbytes
+        if tensor.dtype.kind == "O":  # BYTES: the array itself holds pointers
+            size += sum(map(len, tensor.ravel().tolist()))
+    return size
+
+
+def _row_bytes(signature: Signature) -> int:
+    size = 0
+    for spec in signature.inputs:
+        if spec.datatype == "BYTES" or not spec.shape:
+            return -1
+        size += prod(spec.shape[1:]) * numpy_dtype(spec.datatype).itemsize
+    return size
 
 
 def _head_order(item: tuple[Any, list[Pending]]) -> int:
@@ -285,16 +299,31 @@ def _head_order(item: tuple[Any, list[Pending]]) -> int:
 def _fill(
     group: list[Pending], max_rows: int, now: float, expired: list[Pending]
 ) -> tuple[list[Pending], int, int]:
+    """Take entries off a group's head; returns the batch, its rows, and the bytes of all taken.
+
+    One loop without calls, since every request goes through it: all are taken out here, too.
+    """
     batch: list[Pending] = []
-    rows = 0
-    used = 0
+    rows = size = 0
+    port: LoopPort | None = None
+    dead = False
     for pending in group:
-        if (pending.deadline is not None and pending.deadline <= now) or pending.left:
+        if pending.port is not port:
+            port = pending.port
+            dead = port is not None and port.loop.is_closed()
+        deadline = pending.deadline
+        future = pending.future
+        if (
+            (deadline is not None and deadline <= now)
+            or dead
+            or (future is not None and future.done())  # cancelled in this very turn
+        ):
             expired.append(pending)
         elif batch and rows + pending.rows > max_rows:
             break
         else:
             batch.append(pending)
             rows += pending.rows
-        used += 1
-    return batch, rows, used
+        pending.queued = False
+        size += pending.size
+    return batch, rows, size

@@ -12,9 +12,10 @@ from typing import Any, Final, Generic, ParamSpec, TypeVar, overload
 from modelserve.backends.functions import name_of
 from modelserve.backends.python import PythonBackend
 from modelserve.errors import ModelNotFound
+from modelserve.execution.waiting import Done, TaskTicket
 from modelserve.messages import Exchange, InferRequest, InferResponse
 from modelserve.observe.metrics import Metrics
-from modelserve.protocols import VersionInfo
+from modelserve.protocols import Ticket, VersionInfo
 from modelserve.repository.repository import ModelRepository
 from modelserve.tensors import Signature, Tensor, TensorSpec
 
@@ -128,6 +129,13 @@ class Model(Generic[_P, _R]):
     async def infer(self, request: InferRequest) -> InferResponse:
         """Answer one request; see `ModelRepository.infer`."""
         return await (await self._aown()).infer(request)
+
+    def begin(self, request: InferRequest, done: Done) -> Ticket:
+        """Answer one request by calling `done`; see `ModelRepository.begin`."""
+        if self._loaded is not None:
+            return self._loaded.begin(request, done)
+        self.check(request.model, request.version)
+        return TaskTicket(self.infer(request), request, done)  # the first one loads the model
 
     async def stream(
         self, request: InferRequest | AsyncIterable[InferRequest], *, model: str = ""

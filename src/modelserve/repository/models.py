@@ -77,22 +77,23 @@ class ModelEntry:
         self._to_close: list[tuple[ModelVersion, float]] = []
         self.available: tuple[str, ...] = ()
         """Versions in the store when it was last looked at."""
-        self._served = Served()
+        self.served = Served()
+        """What is served now; replaced and never changed."""
 
     @property
     def versions(self) -> Mapping[str, ModelVersion]:
         """Loaded versions by number, ascending."""
-        return self._served.versions
+        return self.served.versions
 
     @property
     def labels(self) -> Mapping[str, str]:
         """Version numbers by label."""
-        return self._served.labels
+        return self.served.labels
 
     @property
     def default(self) -> ModelVersion | None:
         """The version that answers when a request names none."""
-        return self._served.default
+        return self.served.default
 
     def update(
         self,
@@ -105,7 +106,7 @@ class ModelEntry:
         ordered = {v: versions[v] for v in sorted(versions, key=int)}
         numbers = tuple(ordered)
         default = ordered.get(answering_version(numbers, labels))
-        self._served = Served(ordered, dict(labels), default, numbers)
+        self.served = Served(ordered, dict(labels), default, numbers)
 
     def leave(self, versions: Iterable[ModelVersion], end: float) -> None:
         """Note, under the lock, versions that get no more requests; they may answer until `end`."""
@@ -142,7 +143,7 @@ class ModelEntry:
             ModelNotReady: What it should go to is not loaded.
         """
         if not wanted and self.policy is not None:
-            choice = self.policy.choose(request, self._served.numbers)
+            choice = self.policy.choose(request, self.served.numbers)
             if choice.model and choice.model != self.name:
                 return None, choice
             wanted = choice.version
@@ -155,7 +156,7 @@ class ModelEntry:
             ModelNotFound: There is no such version.
             ModelNotReady: It is not loaded.
         """
-        served = self._served
+        served = self.served
         if not version:
             found = served.default
         else:
@@ -185,7 +186,7 @@ class ModelEntry:
 
     def info(self, number: str) -> VersionInfo:
         """Describe one version, loaded or not."""
-        served = self._served
+        served = self.served
         labels = tuple(sorted(label for label, v in served.labels.items() if v == number))
         loaded = served.versions.get(number) or self.leaving.get(number)
         if loaded is not None:

@@ -20,12 +20,13 @@ from collections.abc import (
 from contextlib import aclosing
 from typing import Any, Final, Literal, Self
 
-from modelserve.errors import Conflict, LoadError, ModelNotFound, ModelNotReady, ServeError
+from modelserve.errors import Conflict, LoadError, ModelNotFound, ModelNotReady
 from modelserve.execution.batcher import BatcherClosed
+from modelserve.execution.waiting import Awaited, Done, code_of
 from modelserve.messages import Exchange, InferRequest, InferResponse, Parameters
 from modelserve.observe.metrics import Metrics
 from modelserve.observe.recorder import Recorder
-from modelserve.protocols import Observer, Policy, Store, VersionInfo
+from modelserve.protocols import Observer, Policy, Store, Ticket, VersionInfo
 from modelserve.repository.control import DRAIN, Control, checked_keep, checked_number
 from modelserve.repository.models import VersionPolicy, wanted_versions
 from modelserve.repository.store import STABLE, LocalStore
@@ -176,7 +177,7 @@ class ModelRepository:
                 except BatcherClosed:
                     continue  # unloaded since it was chosen; its successor is there by now
         except BaseException as error:
-            exchange.code = _code(error)
+            exchange.code = code_of(error)
             raise
         finally:
             self.record(exchange)
@@ -195,22 +196,60 @@ class ModelRepository:
         mine = exchange is None
         if exchange is None:
             exchange = request.exchange = Exchange("inprocess", request.model, id=request.id)
+        waiting: Awaited | None = None
         try:
             while True:
                 chosen = self._choose(request)
                 exchange.model, exchange.version = chosen.model, chosen.version
                 try:
-                    outputs = await chosen.infer(request)
+                    # One coroutine for the whole way: each level would cost 0.1 us.
+                    waiting = chosen.enqueue(request)
+                    if waiting is None:
+                        outputs = await chosen.infer(request)
+                        break
                 except BatcherClosed:
                     continue  # unloaded since it was chosen; its successor is there by now
-                return InferResponse(chosen.model, chosen.version, outputs, id=request.id)
+                if waiting.outputs is not None:  # it ran already
+                    outputs = waiting.outputs
+                else:
+                    outputs = await waiting.future  # type: ignore[misc]  # there is one then
+                break
+            return InferResponse(chosen.model, chosen.version, outputs, id=request.id)
         except BaseException as error:
-            exchange.code = _code(error)
+            if waiting is not None:
+                waiting.leave()
+            exchange.code = code_of(error)
             raise
         finally:
             if mine:
                 request.exchange = None  # the request may be sent again
                 self.record(exchange)
+
+    def begin(self, request: InferRequest, done: Done) -> Ticket:
+        """Answer one request by calling `done`, without a coroutine; see `protocols.Servable`.
+
+        Args:
+            request: The request. Whoever opened its exchange closes it; without one nothing is
+                recorded.
+            done: Called once with a response or an error, on this event loop's thread.
+
+        Raises:
+            ServeError: The request is refused at once, as by `infer`.
+        """
+        exchange = request.exchange
+        try:
+            while True:
+                chosen = self._choose(request)
+                if exchange is not None:
+                    exchange.model, exchange.version = chosen.model, chosen.version
+                try:
+                    return chosen.begin(request, done)
+                except BatcherClosed:
+                    continue  # unloaded since it was chosen; its successor is there by now
+        except BaseException as error:
+            if exchange is not None:
+                exchange.code = code_of(error)
+            raise
 
     async def stream(
         self, request: InferRequest | AsyncIterable[InferRequest], *, model: str = ""
@@ -256,7 +295,7 @@ class ModelRepository:
                     async for response in responses:
                         yield response
         except BaseException as error:
-            exchange.code = _code(error)
+            exchange.code = code_of(error)
             raise
         finally:
             if mine:
@@ -638,11 +677,3 @@ def _refuse_event_loop(blocking: str, coroutine: str) -> None:
         f"{blocking}() may wait for requests that need the event loop it was called on; "
         f"await {coroutine}() there"
     )
-
-
-def _code(error: BaseException) -> str:
-    if isinstance(error, ServeError):
-        return error.grpc
-    if isinstance(error, asyncio.CancelledError | GeneratorExit | KeyboardInterrupt):
-        return "CANCELLED"
-    return "INTERNAL"

@@ -1,0 +1,182 @@
+"""The ways of waiting for a request: a coroutine, a thread, or a function to be called.
+
+What is waited for is decided in `batcher`; nothing is queued or run here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeAlias
+
+from modelserve.errors import ServeError
+from modelserve.execution.queue import Pending
+from modelserve.messages import InferRequest, InferResponse
+
+__all__ = ["Awaited", "Blocked", "Called", "Done", "TaskTicket", "code_of"]
+
+_log = logging.getLogger("modelserve.execution")
+
+Done: TypeAlias = Callable[[InferResponse | None, BaseException | None], None]
+"""Takes a response or an error; see `protocols.Servable`."""
+
+
+def code_of(error: BaseException) -> str:
+    """Return the gRPC status name that an exchange records for an error."""
+    if isinstance(error, ServeError):
+        return error.grpc
+    if isinstance(error, asyncio.CancelledError | GeneratorExit | KeyboardInterrupt):
+        return "CANCELLED"
+    return "INTERNAL"
+
+
+class Blocked(Pending):
+    """A thread waits at a lock, which is held until there is something to tell."""
+
+    __slots__ = ("gate",)
+
+    gate: threading.Lock
+
+    def settle(self) -> None:
+        """Let the thread go on."""
+        self.gate.release()
+
+
+class Expiring(Pending):
+    """A request of an event loop, which is told by that loop when its deadline passes."""
+
+    __slots__ = ("timer",)
+
+    timer: asyncio.TimerHandle | None
+
+    def end(self, error: BaseException) -> None:
+        """Tell whoever waits of an error, whatever becomes of a run that may be under way."""
+
+    def leave(self) -> None:
+        """Note that nobody wants the answer any more: a request that still waits costs nothing."""
+        if self.timer is not None:
+            self.timer.cancel()
+        if self.queued and self.port is not None:
+            self.port.withdraw(self)
+
+
+class Awaited(Expiring):
+    """A coroutine awaits `future`."""
+
+    __slots__ = ()
+
+    def settle(self) -> None:
+        """Wake the coroutine."""
+        future = self.future
+        if future is None or future.done():
+            return
+        if self.timer is not None:
+            self.timer.cancel()
+        if self.error is None:
+            assert self.outputs is not None
+            future.set_result(self.outputs)
+        else:
+            future.set_exception(self.error)
+
+    def end(self, error: BaseException) -> None:
+        """Wake the coroutine with an error."""
+        if self.future is not None and not self.future.done():
+            self.future.set_exception(error)
+
+
+class Called(Expiring):
+    """A function is to be called with the response; a `Ticket`. Belongs to its loop's thread."""
+
+    __slots__ = ("done",)
+
+    done: Done | None
+    """None when it was called, or is not to be called any more."""
+
+    def settle(self) -> None:
+        """Call the function, unless it was called."""
+        if self.done is None:
+            return
+        if self.error is not None:
+            self.end(self.error)
+            return
+        port, outputs, request = self.port, self.outputs, self.request
+        assert port is not None
+        assert outputs is not None
+        self._call(InferResponse(port.model, port.version, outputs, id=request.id), None)
+
+    def end(self, error: BaseException) -> None:
+        """Call the function with an error, unless it was called."""
+        if self.done is None:
+            return
+        if self.request.exchange is not None:
+            self.request.exchange.code = code_of(error)
+        self._call(None, error)
+
+    def cancel(self) -> None:
+        """Withdraw the request; the function is not called from here on."""
+        if self.done is None:
+            return
+        self.done = None
+        if self.request.exchange is not None:
+            self.request.exchange.code = "CANCELLED"
+        self.leave()
+
+    def _call(self, response: InferResponse | None, error: BaseException | None) -> None:
+        done, self.done = self.done, None
+        if self.timer is not None:
+            self.timer.cancel()
+        if done is not None:
+            _call_logged(done, self.request, response, error)
+
+
+class TaskTicket:
+    """Has a function called with what a coroutine answers, where there is no shorter way.
+
+    Args:
+        answer: Answers the request; it is run as a task of the running loop.
+        request: The request.
+        done: The function.
+    """
+
+    __slots__ = ("_done", "_request", "_task")
+
+    def __init__(
+        self, answer: Coroutine[Any, Any, InferResponse], request: InferRequest, done: Done
+    ) -> None:
+        self._request = request
+        self._done: Done | None = done
+        self._task = asyncio.get_running_loop().create_task(answer)
+        self._task.add_done_callback(self._finish)
+
+    def cancel(self) -> None:
+        """Cancel the task; the function is not called from here on."""
+        if self._done is None:
+            return
+        self._done = None
+        if self._request.exchange is not None:
+            self._request.exchange.code = "CANCELLED"
+        self._task.cancel()
+
+    def _finish(self, task: asyncio.Task[InferResponse]) -> None:
+        error: BaseException | None
+        if task.cancelled():
+            error = asyncio.CancelledError()
+        else:
+            error = task.exception()
+        done, self._done = self._done, None
+        if done is None:
+            return
+        if error is not None and self._request.exchange is not None:
+            self._request.exchange.code = code_of(error)
+        _call_logged(done, self._request, None if error else task.result(), error)
+
+
+def _call_logged(
+    done: Done, request: InferRequest, response: InferResponse | None, error: BaseException | None
+) -> None:
+    try:
+        done(response, error)
+    except Exception:  # the neighbours in the batch are to be told all the same
+        _log.exception("model %s: a function that was to take the answer failed", request.model)
