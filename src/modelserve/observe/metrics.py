@@ -6,16 +6,27 @@ its global registry is never touched.
 
 from __future__ import annotations
 
+import json
 import logging
-from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import accumulate
+from math import nan
+from os import getpid
 from threading import Lock
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
 
 from modelserve.messages import Exchange
+from modelserve.observe.exposition import Families, Tally, missing, printable
+from modelserve.observe.ledger import (
+    LOG_SIZE,
+    MOST_REASONS,
+    MOST_REQUEST_LABELS,
+    MOST_TOUCHED,
+    Columns,
+    Ledger,
+)
+from modelserve.observe.pool import DURATION_BUCKETS, MAX_SERIES, Pool, rows_for
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -25,124 +36,70 @@ __all__ = ["DURATION_BUCKETS", "Metrics"]
 
 _LOG = logging.getLogger(__name__)
 
-DURATION_BUCKETS: Final[tuple[float, ...]] = (
-    0.0001,
-    0.00025,
-    0.0005,
-    0.001,
-    0.0025,
-    0.005,
-    0.01,
-    0.025,
-    0.05,
-    0.1,
-    0.25,
-    0.5,
-    1.0,
-    2.5,
-    5.0,
-    10.0,
-)
-"""Upper bounds of the duration histograms, in seconds."""
-
-_SIZE_EDGES: Final = 15
-"""Batch sizes are counted up to 1, 2, 4, ... 2**14 rows, and over."""
-
 _MOST_CELLS: Final = 1024
-_MOST_VALUES: Final = 1024
+_MOST_KINDS: Final = 4096
 
 _Samples: TypeAlias = Callable[[], Iterable[tuple[Sequence[str], float]]]
-_Key: TypeAlias = tuple[str, str, str, str, int, int, str]
-_MODEL: Final = ("model", "version")
+_Key: TypeAlias = tuple[str, str, str, str]
 
 
-class _Histogram:
-    """Counts values per bucket; the values wait in an array, so that adding one is an append."""
+class _Kind:
+    """Batches of a series that are alike, counted from their members' exchanges, each batch once.
 
-    __slots__ = ("_edges", "add", "counts", "sum", "values")
-
-    def __init__(self, edges: np.ndarray[tuple[int], np.dtype[np.float64]]) -> None:
-        self._edges = edges
-        self.counts = np.zeros(len(edges) + 1, np.int64)
-        self.sum = 0.0
-        self.values = array("d")
-        self.add = self.values.append
-
-    def settle(self) -> None:
-        if not self.values:
-            return
-        places = self._edges.searchsorted(np.array(self.values), "left")
-        self.counts += np.bincount(places, minlength=len(self.counts))
-        self.sum += sum(self.values)
-        del self.values[:]
-
-
-class _Batches:
-    """Counts batches from their members' exchanges, each batch once.
-
-    A batch of k requests is counted when k members of such batches were seen: in integers, so
-    that no sum of k times 1/k drifts. A member that was closed before its batch ran, its caller
-    gone, is missing: such a batch counts only together with others of its size.
+    A batch of k requests is counted with the first of its members, and the next k - 1 members of
+    such batches are taken for its others: in integers, so that no sum of k times 1/k drifts. A
+    member that was closed before its batch ran, its caller gone, is missing: another batch's first
+    member then stands in for it.
     """
 
-    __slots__ = ("_reasons", "_rows", "_sizes")
+    __slots__ = ("left", "members", "reason", "rows")
 
-    def __init__(self) -> None:
-        self._sizes: dict[tuple[int, int], int] = {}
-        self._reasons: dict[tuple[str, int], int] = {}
-        self._rows: dict[int, int] = {}
+    def __init__(self, members: int, rows: int, reason: int) -> None:
+        self.members = members
+        self.rows = rows
+        self.reason = reason
+        self.left = 0
 
-    def add(self, members: int, rows: int, reason: str, seen: int) -> None:
-        size = (min((rows - 1).bit_length(), _SIZE_EDGES), members)
-        self._sizes[size] = self._sizes.get(size, 0) + seen
-        why = (reason, members)
-        self._reasons[why] = self._reasons.get(why, 0) + seen
-        self._rows[members] = self._rows.get(members, 0) + seen * rows
-
-    def counts(self) -> list[int]:
-        counts = [0] * (_SIZE_EDGES + 1)
-        for (bucket, members), seen in self._sizes.items():
-            counts[bucket] += seen // members
-        return counts
-
-    def rows(self) -> float:
-        return sum(rows / members for members, rows in self._rows.items())
-
-    def reasons(self) -> dict[str, int]:
-        counts: dict[str, int] = {}
-        for (reason, members), seen in self._reasons.items():
-            counts[reason] = counts.get(reason, 0) + seen // members
-        return counts
+    def see(self, members: int) -> int:
+        """Return how many batches begin with these members."""
+        if not self.members:
+            return 0
+        left = self.left - members
+        if left >= 0:
+            self.left = left
+            return 0
+        begun, self.left = divmod(-left, self.members)
+        if self.left:
+            begun += 1
+            self.left = self.members - self.left
+        return begun
 
 
 class _Series:
-    """Everything counted under one pair of model and version."""
+    """One pair of model and version."""
 
-    __slots__ = ("batches", "labels", "queue", "requests", "run", "total")
+    __slots__ = ("kinds", "place", "row")
 
-    def __init__(
-        self, labels: tuple[str, str], edges: np.ndarray[tuple[int], np.dtype[np.float64]]
-    ) -> None:
-        self.labels = labels
-        self.requests: dict[tuple[str, str], int] = {}
-        self.total = _Histogram(edges)
-        self.queue = _Histogram(edges)
-        self.run = _Histogram(edges)
-        self.batches = _Batches()
+    def __init__(self, row: int) -> None:
+        self.row = row
+        self.place = -1
+        """Where its numbers begin in what is logged now; -1 where it is not in it."""
+        self.kinds: dict[tuple[int, int, str], _Kind] = {}
 
 
 class _Cell:
-    """Exchanges that are alike in all but their times, not yet added to their series."""
+    """Exchanges of one series, protocol and code."""
 
-    __slots__ = ("count", "queue", "run", "series", "total", "values")
+    __slots__ = ("request", "series")
 
-    def __init__(self, series: _Series) -> None:
-        self.count = 0
+    def __init__(self, series: _Series, request: int) -> None:
         self.series = series
-        self.total = series.total.add
-        self.queue = series.queue.add
-        self.run = series.run.add
-        self.values = series.total.values
+        self.request = request
+
+
+_NEVER: Final = object()
+_NO_KIND: Final = _Kind(0, 0, 0)
+_NO_CELL: Final = _Cell(_Series(0), 0)
 
 
 class _Gauge:
@@ -154,12 +111,24 @@ class _Gauge:
         self.labels = labels
         self.sources: list[_Samples] = []
 
+    def read(self) -> list[tuple[tuple[str, ...], float]]:
+        samples: list[tuple[tuple[str, ...], float]] = []
+        for source in tuple(self.sources):
+            try:
+                samples += [(tuple(map(printable, labels)), value) for labels, value in source()]
+            except Exception:
+                _LOG.exception("gauge %s could not be read", self.name)
+        return samples
+
 
 class Metrics:
     """Fold closed exchanges into counters and histograms; an `Observer` and a collector.
 
     Register it with a `prometheus_client.CollectorRegistry`, or call `render`. Any number of
     them live in one process. All methods may be called from any thread.
+
+    In a server of several processes each shares its numbers with the others (`share`): then what
+    any of them exposes is the sum of all.
 
     Requests that name no model known to exist are counted under ``model=""``, so that a caller
     cannot make series by inventing names: a model is known once declared, or once it answered.
@@ -181,39 +150,115 @@ class Metrics:
     """
 
     def __init__(
-        self, *, buckets: Sequence[float] = DURATION_BUCKETS, max_series: int = 1000
+        self, *, buckets: Sequence[float] = DURATION_BUCKETS, max_series: int = MAX_SERIES
     ) -> None:
         edges = np.array(buckets, np.float64)
         if not len(edges) or not (np.diff(edges) > 0).all() or not np.isfinite(edges).all():
             raise ValueError(f"buckets: expected finite ascending numbers, got {tuple(buckets)}")
-        self._edges = edges
+        self._buckets = tuple(edges.tolist())
+        self._columns = Columns(edges)
         self._max_series = max_series
         self._lock = Lock()
+        self._ledger = Ledger(self._columns, rows_for(max_series))
+        self._pool: Pool | None = None
+        self._slot = 0
         self._cells: dict[_Key, _Cell] = {}
+        self._kinds = 0
+        self._placed: list[_Series] = []
         self._series: dict[tuple[str, str], _Series] = {}
         self._models: dict[str, set[str]] = {}
         self._gauges: dict[str, _Gauge] = {}
         self._before: list[Callable[[], None]] = []
         self._registry: CollectorRegistry | None = None
 
-    def observe(self, exchanges: Sequence[Exchange]) -> None:
-        """Fold closed exchanges."""
+    def share(self, pool: Pool, slot: int) -> None:
+        """Keep the numbers in a pool from now on, and expose those of all its processes as one.
+
+        Args:
+            pool: Memory shared with other processes.
+            slot: Which part of it is this process's alone.
+
+        Raises:
+            ValueError: The pool is for other buckets, or another number of series.
+            RuntimeError: There are numbers already; share before a model is loaded.
+        """
+        if (pool.buckets, pool.max_series) != (self._buckets, self._max_series):
+            raise ValueError("the pool's buckets and max_series must be those of the metrics")
         with self._lock:
-            cells = self._cells
-            for x in exchanges:
-                batched = x.batch_rows
-                key = (x.model, x.version, x.protocol, x.code, x.batch_requests, batched, x.reason)
-                cell = cells.get(key)
-                if cell is None:
-                    cell = self._open(key, x.rows)
-                cell.count += 1
-                cell.total(x.total)
-                if x.rows:
-                    cell.queue(x.queue)
-                    if batched:
-                        cell.run(x.run)
-                if len(cell.values) >= _MOST_VALUES:
-                    self._settle_times(cell.series)
+            if self._series:
+                raise RuntimeError("there are numbers already; share before a model is loaded")
+            ledger = pool.ledgers[slot]
+            ledger.adopt(getpid())
+            self._ledger, self._pool, self._slot = ledger, pool, slot
+
+    def observe(self, exchanges: Sequence[Exchange]) -> None:
+        """Fold closed exchanges; quickest where those of a batch come one after the other."""
+        with self._lock:
+            while exchanges:
+                some = exchanges if len(exchanges) <= LOG_SIZE else exchanges[:LOG_SIZE]
+                if len(some) > self._ledger.room:
+                    self._settle()
+                done = self._fold(some)
+                if done == len(exchanges):
+                    return
+                self._settle()
+                exchanges = exchanges[done:]
+
+    def _fold(self, exchanges: Sequence[Exchange]) -> int:
+        """Append exchanges to the log; returns how many had room."""
+        groups: list[float] = []
+        done = count = place = 0
+        cell, kind = _NO_CELL, _NO_KIND
+        started = run = nan
+        batch: object = _NEVER
+        protocol = model = version = code = ""
+        for x in exchanges:
+            shared = x.batch
+            alike = (
+                x.code is code
+                and x.version is version
+                and x.model is model
+                and x.protocol is protocol
+            )
+            if alike and shared is batch:
+                count += 1
+                continue
+            if count:
+                begun = count if kind.members == 1 else kind.see(count)
+                request, reason = place + cell.request, place + kind.reason
+                groups += (count, started, run, request, kind.rows, begun, reason)
+                done += count
+                count = 0
+            if not alike:
+                protocol, model, version, code = x.protocol, x.model, x.version, x.code
+                cell = self._cells.get((model, version, protocol, code)) or self._open(x)
+                place = cell.series.place
+                if place < 0 and (place := self._place(cell.series)) < 0:
+                    break
+            if shared is not None and x.rows:
+                batch, started, run = shared, shared.started, shared.run
+                shape = (shared.requests, shared.rows, shared.reason)
+                kind = cell.series.kinds.get(shape) or self._kind(cell.series, shape)
+                if not kind.members:
+                    run = nan
+            else:
+                batch, kind = _NEVER, _NO_KIND
+                started, run = x.enqueued if x.rows else nan, nan
+            count = 1
+        if count:
+            request, reason = place + cell.request, place + kind.reason
+            groups += (count, started, run, request, kind.rows, kind.see(count), reason)
+            done += count
+        some = exchanges if done == len(exchanges) else exchanges[:done]
+        self._ledger.append([x.total for x in some], [x.enqueued for x in some], groups)
+        return done
+
+    def _place(self, series: _Series) -> int:
+        """Give a series a place in the log and return it; -1 where there is none left."""
+        if self._ledger.touched < MOST_TOUCHED:
+            series.place = self._ledger.place(series.row)
+            self._placed.append(series)
+        return series.place
 
     def declare(self, model: str, version: str) -> None:
         """Make a version known, with counts of zero; call it when the version is loaded."""
@@ -224,12 +269,13 @@ class Metrics:
         """Drop a version's series; call it when the version is gone for good."""
         with self._lock:
             self._settle()
-            self._series.pop((model, version), None)
+            self._cells.clear()
+            self._drop(model, version)
             versions = self._models.get(model, set())
             versions.discard(version)
             if not versions:
                 self._models.pop(model, None)
-                self._series.pop((model, ""), None)
+                self._drop(model, "")
 
     def add_gauge(
         self, name: str, help: str, labels: Sequence[str], samples: _Samples
@@ -276,35 +322,62 @@ class Metrics:
 
         return remove
 
+    def flush(self) -> None:
+        """Take in what recorders hold back, so that other processes see it; and the gauges.
+
+        A process that shares its numbers calls it several times a second.
+        """
+        with self._lock:
+            before = tuple(self._before)
+        for call in before:
+            call()
+        if self._pool is not None:
+            gauges = [(g.name, g.help, g.labels, g.read()) for g in self._all_gauges()]
+            text = json.dumps(gauges).encode()
+            with self._lock:
+                if not self._ledger.write_gauges(text):
+                    self._ledger.write_gauges(b"")
+
     def collect(self) -> Iterator[Metric]:
         """Yield the metric families, as `prometheus_client` wants them.
 
         Raises:
             ImportError: prometheus_client is not installed.
         """
-        families = _Families()
+        families = Families()
         with self._lock:
             before = tuple(self._before)
         for call in before:
             call()
+        shares = [] if self._pool is None else list(self._pool.shares(self._slot))
+        tally = Tally(self._columns)
         with self._lock:
             self._settle()
-            for _, series in sorted(self._series.items()):
-                families.add(series, self._edges)
-            gauges = [(gauge, tuple(gauge.sources)) for gauge in self._gauges.values()]
+            tally.add(self._ledger.read())
+        tally.add_shares(shares)
+        families.add(tally, self._columns)
         yield from families.all()
         # Outside the lock: a gauge may take locks of its own, whose holders may observe.
-        for gauge, sources in gauges:
-            yield families.gauge(gauge, sources)
+        gauges = {
+            gauge.name: (gauge.help, gauge.labels, gauge.read()) for gauge in self._all_gauges()
+        }
+        for share in shares:
+            for name, help, labels, samples in share.gauges:
+                known = gauges.setdefault(name, (help, tuple(labels), []))
+                known[2].extend((tuple(values), number) for values, number in samples)
+        for name, (help, labels, samples) in gauges.items():
+            yield families.gauge(name, help, labels, samples)
+
+    def _all_gauges(self) -> tuple[_Gauge, ...]:
+        with self._lock:
+            return tuple(self._gauges.values())
 
     def describe(self) -> Iterator[Metric]:
         """Yield the families without samples, so that a registry sees clashing names."""
-        families = _Families()
+        families = Families()
         yield from families.all()
-        with self._lock:
-            gauges = tuple(self._gauges.values())
-        for gauge in gauges:
-            yield families.gauge(gauge, ())
+        for gauge in self._all_gauges():
+            yield families.gauge(gauge.name, gauge.help, gauge.labels, ())
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
         """Return the exposition and its content type.
@@ -319,7 +392,7 @@ class Metrics:
             from prometheus_client import CollectorRegistry
             from prometheus_client.exposition import choose_encoder
         except ImportError as error:
-            raise _missing() from error
+            raise missing() from error
         if self._registry is None:
             registry = CollectorRegistry()
             registry.register(self)
@@ -327,9 +400,9 @@ class Metrics:
         encode, content_type = choose_encoder(accept)
         return encode(self._registry), content_type
 
-    def _open(self, key: _Key, rows: int) -> _Cell:
-        model, version, _, code = key[:4]
-        if (code == "OK" or rows) and (model, version) not in self._series:
+    def _open(self, x: Exchange) -> _Cell:
+        model, version, protocol, code = key = (x.model, x.version, x.protocol, x.code)
+        if (code == "OK" or x.rows) and (model, version) not in self._series:
             self._know(model, version)
         versions = self._models.get(model)
         if versions is None:
@@ -337,120 +410,59 @@ class Metrics:
         elif version not in versions:
             version = ""
         if len(self._cells) >= _MOST_CELLS:
-            self._settle()
-        cell = self._cells[key] = _Cell(self._at(model, version))
+            self._cells.clear()
+        names = [printable(protocol), printable(code)]
+        rest = ["other", "UNKNOWN"]
+        request = self._ledger.open_column("requests", names, MOST_REQUEST_LABELS, rest)
+        cell = self._cells[key] = _Cell(self._at(model, version), request)
         return cell
+
+    def _kind(self, series: _Series, shape: tuple[int, int, str]) -> _Kind:
+        if self._kinds >= _MOST_KINDS:
+            self._forget_kinds()
+        members, rows, reason = shape
+        if members and rows:
+            column = self._ledger.open_column("reasons", printable(reason), MOST_REASONS, "other")
+            kind = _Kind(members, rows, self._columns.reasons + column)
+        else:
+            kind = _NO_KIND
+        series.kinds[shape] = kind
+        self._kinds += 1
+        return kind
+
+    def _forget_kinds(self) -> None:
+        # Of batches whose members were all seen there is nothing to remember.
+        self._kinds = 0
+        for series in self._series.values():
+            kinds = {shape: kind for shape, kind in series.kinds.items() if kind.left}
+            series.kinds = kinds if len(kinds) < _MOST_KINDS // 2 else {}
+            self._kinds += len(series.kinds)
 
     def _know(self, model: str, version: str) -> None:
         if (model, version) in self._series or len(self._series) >= self._max_series:
             return
         # Cells opened while the model was unknown point at the unknown model's series.
-        self._settle()
+        self._cells.clear()
         self._models.setdefault(model, set()).add(version)
         self._at(model, version)
 
     def _at(self, model: str, version: str) -> _Series:
         series = self._series.get((model, version))
         if series is None:
-            labels = (_printable(model), _printable(version))
-            series = self._series[model, version] = _Series(labels, self._edges)
+            row = self._ledger.open_row(printable(model), printable(version))
+            if row is None:
+                return self._at("", "")
+            series = self._series[model, version] = _Series(row)
         return series
 
+    def _drop(self, model: str, version: str) -> None:
+        series = self._series.pop((model, version), None)
+        if series is not None:
+            self._kinds -= len(series.kinds)
+            self._ledger.close_row(series.row)
+
     def _settle(self) -> None:
-        for key, cell in self._cells.items():
-            protocol, code, members, rows, reason = key[2:]
-            requests = cell.series.requests
-            requests[protocol, code] = requests.get((protocol, code), 0) + cell.count
-            if rows and members:
-                cell.series.batches.add(members, rows, reason, cell.count)
-        self._cells.clear()
-        for series in self._series.values():
-            self._settle_times(series)
-
-    def _settle_times(self, series: _Series) -> None:
-        series.total.settle()
-        series.queue.settle()
-        series.run.settle()
-
-
-class _Families:
-    """The families of one scrape."""
-
-    def __init__(self) -> None:
-        try:
-            from prometheus_client import metrics_core
-        except ImportError as error:
-            raise _missing() from error
-        histogram, counter = metrics_core.HistogramMetricFamily, metrics_core.CounterMetricFamily
-        self._gauge = metrics_core.GaugeMetricFamily
-        self._requests = counter(
-            "modelserve_requests_total", "Requests answered.", labels=[*_MODEL, "protocol", "code"]
-        )
-        self._durations = {
-            name: histogram(
-                f"modelserve_{name}_duration_seconds", text, labels=_MODEL, unit="seconds"
-            )
-            for name, text in (
-                ("request", "Time from the receipt of a request until its answer was written."),
-                ("queue", "Time a request waited for its batch."),
-                ("run", "Time a request's batch ran."),
-            )
-        }
-        self._sizes = histogram(
-            "modelserve_batch_size", "Rows per batch, each batch counted once.", labels=_MODEL
-        )
-        self._batches = counter(
-            "modelserve_batches_total",
-            "Batches run, by what made them start.",
-            labels=[*_MODEL, "reason"],
-        )
-
-    def add(self, series: _Series, edges: np.ndarray[tuple[int], np.dtype[np.float64]]) -> None:
-        for (protocol, code), count in sorted(series.requests.items()):
-            self._requests.add_metric([*series.labels, protocol, code], count)
-        bounds = [*map(repr, edges.tolist()), "+Inf"]
-        for name, times in (
-            ("request", series.total),
-            ("queue", series.queue),
-            ("run", series.run),
-        ):
-            self._durations[name].add_metric(
-                series.labels,
-                list(zip(bounds, accumulate(times.counts.tolist()), strict=True)),
-                times.sum,
-            )
-        bounds = [*(repr(float(1 << i)) for i in range(_SIZE_EDGES)), "+Inf"]
-        self._sizes.add_metric(
-            series.labels,
-            list(zip(bounds, accumulate(series.batches.counts()), strict=True)),
-            series.batches.rows(),
-        )
-        for reason, count in sorted(series.batches.reasons().items()):
-            self._batches.add_metric([*series.labels, reason], count)
-
-    def all(self) -> Iterator[Metric]:
-        yield self._requests
-        yield from self._durations.values()
-        yield self._sizes
-        yield self._batches
-
-    def gauge(self, gauge: _Gauge, sources: Iterable[_Samples]) -> Metric:
-        family = self._gauge(gauge.name, gauge.help, labels=gauge.labels)
-        for source in sources:
-            try:
-                samples = [(list(map(_printable, labels)), value) for labels, value in source()]
-            except Exception:
-                _LOG.exception("gauge %s could not be read", gauge.name)
-                continue
-            for labels, value in samples:
-                family.add_metric(labels, value)
-        return family
-
-
-def _printable(label: str) -> str:
-    # A name taken from a URL may hold lone surrogates, which the exposition cannot encode.
-    return label.encode("utf-8", "backslashreplace").decode()
-
-
-def _missing() -> ImportError:
-    return ImportError('metrics need prometheus_client: pip install "modelserve[serve]"')
+        self._ledger.settle()
+        for series in self._placed:
+            series.place = -1
+        self._placed.clear()

@@ -1,0 +1,417 @@
+"""The numbers of one process's metrics, in a buffer of fixed layout that other processes may read.
+
+One writer appends what it folded to a log and settles the log into cells now and then. Every step
+takes effect with one store of one word, so whoever reads finds each exchange once or not at all,
+also after the writer was killed. Names and meanings are `observe.metrics`; here are rows.
+"""
+
+from __future__ import annotations
+
+import json
+from array import array
+from time import sleep
+from typing import Any, Final, NamedTuple, TypeAlias
+
+import numpy as np
+
+__all__ = ["LOG_SIZE", "MOST_TOUCHED", "Columns", "Ledger", "Reading"]
+
+LOG_SIZE: Final = 2048
+"""Exchanges the log holds; they are settled when it is full."""
+
+MOST_TOUCHED: Final = 32
+"""Rows that exchanges in the log may belong to."""
+
+MOST_REQUEST_LABELS: Final = 128
+MOST_REASONS: Final = 16
+SIZE_EDGES: Final = np.array([1 << i for i in range(15)], np.float64)
+"""Batch sizes are counted up to 1, 2, 4, ... 2**14 rows, and over."""
+
+_GROUP: Final = 7  # count, started, run, request, batch rows, batches, reason
+_HEADER: Final = 8
+_STATE, _USED, _DIRECTORY, _GAUGES, _OWNER = range(5)
+_TEXT: Final = 2**18  # bytes of each copy of the directory and of the gauges
+_JOURNAL_UNIT: Final = 1 << 16
+_SETTLE_UNIT: Final = 1 << 32
+_TRIES: Final = 20
+
+Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
+Integers: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
+
+
+class Columns:
+    """Where each number stands in the row of a pair of model and version.
+
+    Args:
+        edges: Upper bounds of the duration histograms in seconds.
+    """
+
+    __slots__ = ("edges", "queue", "reasons", "rows", "run", "sizes", "stride", "total")
+
+    def __init__(self, edges: Floats) -> None:
+        self.edges = edges
+        # A histogram has a cell per bucket, the last one without a bound, and one for the sum.
+        width = len(edges) + 2
+        self.total = MOST_REQUEST_LABELS
+        self.queue = self.total + width
+        self.run = self.queue + width
+        self.sizes = self.run + width
+        self.rows = self.sizes + len(SIZE_EDGES) + 1
+        self.reasons = self.rows + 1
+        self.stride = self.reasons + MOST_REASONS
+
+
+class Reading(NamedTuple):
+    """What a ledger held at one moment.
+
+    Args:
+        directory: The names its writer gave to rows and columns.
+        cells: One row of numbers per row of the ledger.
+    """
+
+    directory: dict[str, list[Any]]
+    cells: Floats
+
+
+class Ledger:
+    """Rows of numbers with one writer, and any number of readers in other processes.
+
+    The methods that write are called by one thread at a time, of one process; `read` by anyone.
+    Numbers are float64: counts are exact up to 2**53.
+
+    Args:
+        columns: What a row holds.
+        rows: How many rows there can be.
+        buffer: Memory of `size` bytes, zero at first; None for memory of its own, which grows.
+    """
+
+    def __init__(self, columns: Columns, rows: int, buffer: Any = None) -> None:
+        self.columns = columns
+        self.shared = buffer is not None
+        self.most_rows = rows
+        self.directory: dict[str, list[Any]] = {"series": [], "requests": [], "reasons": []}
+        held = rows if self.shared else min(rows, 4)
+        stride = columns.stride
+        words: Integers
+        if buffer is None:
+            words = np.zeros(self.size(columns, held, texts=False) // 8, np.int64)
+        else:
+            words = np.frombuffer(buffer, np.int64, self.size(columns, rows) // 8)
+        self._words = words
+        self._header = words.data[:_HEADER]
+        floats = words.view(np.float64)
+        at = _HEADER
+
+        def take(count: int) -> Floats:
+            nonlocal at
+            part = floats[at : at + count]
+            at += count
+            return part
+
+        groups, totals, enqueued = take(LOG_SIZE * _GROUP), take(LOG_SIZE), take(LOG_SIZE)
+        self._groups, self._totals, self._enqueued = groups, totals, enqueued
+        self._write_groups = groups.data
+        self._write_totals = totals.data
+        self._write_enqueued = enqueued.data
+        self._touched = take(MOST_TOUCHED).view(np.int64)
+        self._journal = take(MOST_TOUCHED * stride).reshape(MOST_TOUCHED, stride)
+        # A directory and gauges are for other processes, and there are none here.
+        self._texts = take(4 * _TEXT // 8).data.cast("B") if self.shared else None
+        self._cells = take(held * stride).reshape(held, stride)
+        self._logged = 0  # exchanges in the log
+        self._entries = 0  # groups of them
+        self._local: dict[int, int] = {}  # rows touched, by their place among the touched
+
+    @staticmethod
+    def size(columns: Columns, rows: int, *, texts: bool = True) -> int:
+        """Bytes of memory a ledger takes; whole pages, so that ledgers may lie side by side."""
+        words = _HEADER + LOG_SIZE * (_GROUP + 2) + MOST_TOUCHED
+        words += (MOST_TOUCHED + rows) * columns.stride
+        return -(-(words * 8 + (4 * _TEXT if texts else 0)) // 4096) * 4096
+
+    # ------------------------------------------------------------------ the writer
+
+    @property
+    def owner(self) -> int:
+        """Process id of the writer; 0 where it ended."""
+        return self._header[_OWNER]
+
+    @owner.setter
+    def owner(self, pid: int) -> None:
+        self._header[_OWNER] = pid
+
+    def adopt(self, pid: int) -> None:
+        """Become the writer of shared memory, and go on with what the one before has left."""
+        state = self._header[_STATE]
+        settles, journal, entries = _parted(state)
+        if journal:
+            # It was killed while it settled: the journal is whole, so this ends what it began.
+            self._apply(journal, settles)
+        self._entries = 0 if journal else entries
+        counts = self._groups[: self._entries * _GROUP : _GROUP]
+        self._logged = int(counts.sum())
+        left = self._touched[: self._touched_rows()]
+        self._local = {int(row): place for place, row in enumerate(left)}
+        self.settle()
+        self.directory = _directory(self._text(_DIRECTORY))
+        series = self.directory["series"]
+        for row in range(self._header[_USED]):
+            if row >= len(series) or series[row] is None:
+                self._cells[row] = 0.0
+            else:
+                series[row][2] = False
+        self._publish()
+        self.owner = pid
+
+    def open_row(self, model: str, version: str) -> int | None:
+        """Return the row of these names: a new one, or the one left by the writer before.
+
+        None if there is no room.
+        """
+        series = self.directory["series"]
+        left = [model, version, False]
+        row = series.index(left) if left in series else self._free_row()
+        if row is None:
+            return None
+        if row == len(series):
+            series.append(None)
+        before, series[row] = series[row], [model, version, True]
+        if not self._publish():
+            series[row] = before
+            return None
+        self._header[_USED] = max(self._header[_USED], row + 1)
+        return row
+
+    def _free_row(self) -> int | None:
+        series = self.directory["series"]
+        if None in series:
+            return series.index(None)
+        if len(series) < self.most_rows:
+            if len(series) == len(self._cells):
+                self._grow()
+            return len(series)
+        for row, names in enumerate(series):
+            if not names[2]:  # left by the writer before, and asked for by nobody since
+                self.close_row(row)
+                return row
+        return None
+
+    def close_row(self, row: int) -> None:
+        """Drop a row and its numbers; to be settled before."""
+        self.directory["series"][row] = None
+        # In this order: numbers without a name are dropped by whoever comes next.
+        self._publish()
+        self._cells[row] = 0.0
+
+    def open_column(self, kind: str, names: Any, most: int, rest: Any) -> int:
+        """Return the column of names among the `kind`, opened if need be; the last is the rest's.
+
+        Args:
+            kind: ``"requests"`` or ``"reasons"``.
+            names: Names of the column.
+            most: How many columns there are.
+            rest: Names of the last column, for whatever finds no other.
+        """
+        columns = self.directory[kind]
+        if names in columns:
+            return columns.index(names)
+        columns.append(names if len(columns) < most - 1 else rest)
+        if self._publish():
+            return len(columns) - 1
+        columns.pop()
+        return max(0, len(columns) - 1)
+
+    def place(self, row: int) -> int:
+        """Return where the row's numbers begin for what is appended next; settled before if full.
+
+        It holds until `settle`, which forgets all places.
+        """
+        local = self._local.get(row)
+        if local is None:
+            if len(self._local) == MOST_TOUCHED:
+                raise RuntimeError("too many rows were touched: settle before")
+            local = len(self._local)
+            self._touched[local] = row
+            self._local[row] = local
+        return local * self.columns.stride
+
+    @property
+    def room(self) -> int:
+        """How many more exchanges the log takes."""
+        return LOG_SIZE - self._logged
+
+    @property
+    def touched(self) -> int:
+        """Rows that what is in the log belongs to."""
+        return len(self._local)
+
+    def append(self, totals: list[float], enqueued: list[float], groups: list[float]) -> None:
+        """Add exchanges to the log, all at once for whoever reads.
+
+        Args:
+            totals: Seconds each took.
+            enqueued: When each came to its batcher.
+            groups: Seven numbers for every run of them that shared a batch: how many; when it
+                began (NaN: none waited) and how long it ran (NaN: it did not); the place of their
+                row, plus the column of the request; rows of the batch, and how many such batches
+                are counted now; the place of their row, plus the column of the reason.
+        """
+        at, end = self._logged, self._logged + len(totals)
+        self._write_totals[at:end] = array("d", totals)
+        self._write_enqueued[at:end] = array("d", enqueued)
+        first = self._entries * _GROUP
+        self._write_groups[first : first + len(groups)] = array("d", groups)
+        more = len(groups) // _GROUP
+        self._logged = end
+        self._entries += more
+        self._header[_STATE] += more
+
+    def settle(self) -> None:
+        """Move what is in the log into the cells."""
+        if self._entries:
+            settles, _, _ = _parted(self._header[_STATE])
+            rows = self._touched[: len(self._local)]
+            groups = self._groups[: self._entries * _GROUP].reshape(-1, _GROUP)
+            new = self._cells[rows] + self._delta(groups, len(rows))
+            if self.shared:
+                self._journal[: len(rows)] = new
+                self._header[_STATE] += len(rows) * _JOURNAL_UNIT
+                self._apply(len(rows), settles)
+            else:
+                self._cells[rows] = new
+                self._header[_STATE] = 0
+        self._logged = self._entries = 0
+        self._local.clear()
+
+    def _apply(self, rows: int, settles: int) -> None:
+        # Whatever is here may be done twice: the journal holds new values, not differences.
+        self._cells[self._touched[:rows]] = self._journal[:rows]
+        self._header[_STATE] = (settles + 1) % (1 << 30) * _SETTLE_UNIT
+
+    def _delta(self, groups: Floats, rows: int) -> Floats:
+        """Return what a log's groups add to the rows it touched."""
+        columns = self.columns
+        stride, edges = columns.stride, columns.edges
+        delta = np.zeros(rows * stride)
+        counts = groups[:, 0]
+        repeats = counts.astype(np.int64)
+        logged = int(repeats.sum())
+        request = groups[:, 3].astype(np.int64)
+        base = request // stride * stride
+
+        def add(at: Integers, weights: Floats | None = None) -> None:
+            nonlocal delta
+            delta += np.bincount(at, weights, len(delta))
+
+        def fold(column: int, base: Integers, values: Floats, weights: Floats | None) -> None:
+            there = values == values  # NaN: there is none
+            if not there.all():
+                base, values = base[there], values[there]
+                weights = None if weights is None else weights[there]
+            add(base + column + edges.searchsorted(values, "left"), weights)
+            at = base + (column + len(edges) + 1)
+            add(at, values if weights is None else values * weights)
+
+        add(request, counts)
+        each = base.repeat(repeats)
+        fold(columns.total, each, self._totals[:logged], None)
+        queue = groups[:, 1].repeat(repeats) - self._enqueued[:logged]
+        fold(columns.queue, each, queue, None)
+        fold(columns.run, base, groups[:, 2], counts)
+        batches, sizes = groups[:, 5], groups[:, 4]
+        if batches.any():
+            add(base + columns.sizes + SIZE_EDGES.searchsorted(sizes, "left"), batches)
+            add(base + columns.rows, batches * sizes)
+            add(groups[:, 6].astype(np.int64), batches)
+        return delta.reshape(rows, stride)
+
+    def _grow(self) -> None:
+        more = min(self.most_rows, 4 * len(self._cells)) - len(self._cells)
+        self._cells = np.concatenate([self._cells, np.zeros((more, self.columns.stride))])
+
+    def _touched_rows(self) -> int:
+        places = self._groups[: self._entries * _GROUP].reshape(-1, _GROUP)[:, 3]
+        return int(places.max()) // self.columns.stride + 1 if len(places) else 0
+
+    # ------------------------------------------------------------------ texts
+
+    def write_gauges(self, text: bytes) -> bool:
+        """Let readers see this text; whether there was room."""
+        return self._write_text(_GAUGES, text)
+
+    def read_gauges(self) -> bytes:
+        """Return the text that was written last."""
+        return self._text(_GAUGES)
+
+    def _publish(self) -> bool:
+        return not self.shared or self._write_text(_DIRECTORY, json.dumps(self.directory).encode())
+
+    def _write_text(self, which: int, text: bytes) -> bool:
+        if self._texts is None or len(text) > _TEXT:
+            return False
+        # There are two copies; a store of this word says which one holds, and how long it is.
+        turn = self._header[which] // _SETTLE_UNIT + 1
+        start = self._text_start(which, turn)
+        self._texts[start : start + len(text)] = text
+        self._header[which] = turn * _SETTLE_UNIT + len(text)
+        return True
+
+    def _text(self, which: int) -> bytes:
+        if self._texts is None:
+            return b""
+        for _ in range(_TRIES):
+            word = self._header[which]
+            turn, length = divmod(word, _SETTLE_UNIT)
+            start = self._text_start(which, turn)
+            text = bytes(self._texts[start : start + length])
+            if self._header[which] == word:
+                return text
+        return b""
+
+    @staticmethod
+    def _text_start(which: int, turn: int) -> int:
+        return (2 * (which - _DIRECTORY) + turn % 2) * _TEXT
+
+    # ------------------------------------------------------------------ readers
+
+    def read(self) -> Reading:
+        """Return what the ledger holds, of any process; its writer may go on meanwhile."""
+        for attempt in range(_TRIES):
+            # Nobody ends what a dead writer began: then there is nothing to wait for.
+            found = self._attempt(last=attempt == _TRIES - 1 or not self.owner)
+            if found is not None:
+                return found
+            sleep(0.001)
+        return Reading(_directory(b""), np.zeros((0, self.columns.stride)))
+
+    def _attempt(self, *, last: bool) -> Reading | None:
+        state = self._header[_STATE]
+        settles, journal, entries = _parted(state)
+        if journal and not last:
+            return None  # its writer settles now: in a moment it is done
+        word = self._header[_DIRECTORY]
+        directory = _directory(self._text(_DIRECTORY)) if self.shared else self.directory
+        cells = self._cells[: self._header[_USED]].copy()
+        touched = self._touched.copy()
+        if journal:
+            # The writer ended, or was stopped, while it settled; the journal says what it wanted.
+            cells[touched[:journal]] = self._journal[:journal]
+            return Reading(directory, cells) if self._header[_STATE] == state else None
+        if entries:
+            groups = self._groups[: entries * _GROUP].reshape(-1, _GROUP).copy()
+            rows = int(groups[:, 3].max()) // self.columns.stride + 1
+            cells[touched[:rows]] += self._delta(groups, rows)
+        after = (*_parted(self._header[_STATE])[:2], self._header[_DIRECTORY])
+        return Reading(directory, cells) if last or after == (settles, 0, word) else None
+
+
+def _parted(state: int) -> tuple[int, int, int]:
+    """Return how often the log was settled, rows in the journal, groups in the log."""
+    settles, rest = divmod(state, _SETTLE_UNIT)
+    journal, entries = divmod(rest, _JOURNAL_UNIT)
+    return settles, journal, entries
+
+
+def _directory(text: bytes) -> dict[str, list[Any]]:
+    found: dict[str, list[Any]] = json.loads(text) if text else {}
+    return {kind: found.get(kind, []) for kind in ("series", "requests", "reasons")}
