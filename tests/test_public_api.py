@@ -19,10 +19,12 @@ PUBLIC = [
     "Authenticator",
     "Backend",
     "BackendError",
+    "Caller",
     "Cancelled",
     "Catalog",
     "Choice",
     "Client",
+    "ClientCertificates",
     "ClientError",
     "Conflict",
     "Context",
@@ -35,6 +37,7 @@ PUBLIC = [
     "IntegrityError",
     "InvalidInput",
     "Latest",
+    "Limits",
     "LoadError",
     "LocalStore",
     "MethodNotAllowed",
@@ -60,6 +63,7 @@ PUBLIC = [
     "Store",
     "StoredVersion",
     "TensorSpec",
+    "Ticket",
     "Traits",
     "Unauthenticated",
     "UnavailableError",
@@ -68,6 +72,7 @@ PUBLIC = [
     "model",
     "mount",
     "serve",
+    "server_context",
 ]
 
 MODULES = sorted(found.name for found in pkgutil.walk_packages(modelserve.__path__, "modelserve."))

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from modelserve.protocols import Admin as Admin
     from modelserve.protocols import Authenticator as Authenticator
     from modelserve.protocols import Backend as Backend
+    from modelserve.protocols import Caller as Caller
     from modelserve.protocols import Catalog as Catalog
     from modelserve.protocols import Choice as Choice
     from modelserve.protocols import Observer as Observer
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from modelserve.protocols import Servable as Servable
     from modelserve.protocols import Store as Store
     from modelserve.protocols import StoredVersion as StoredVersion
+    from modelserve.protocols import Ticket as Ticket
     from modelserve.protocols import Traits as Traits
     from modelserve.protocols import VersionInfo as VersionInfo
     from modelserve.repository.decorator import Model as Model
@@ -61,10 +63,13 @@ if TYPE_CHECKING:
     from modelserve.routing.versions import Latest as Latest
     from modelserve.routing.versions import Pinned as Pinned
     from modelserve.security.authentication import APIKeys as APIKeys
+    from modelserve.security.tls import ClientCertificates as ClientCertificates
+    from modelserve.security.tls import server_context as server_context
     from modelserve.tensors import Signature as Signature
     from modelserve.tensors import TensorSpec as TensorSpec
     from modelserve.transports.asgi import ASGIApp as ASGIApp
     from modelserve.transports.asgi import mount as mount
+    from modelserve.transports.http1.limits import Limits as Limits
     from modelserve.transports.serving import HTTPServer as HTTPServer
     from modelserve.transports.serving import serve as serve
 
@@ -77,10 +82,12 @@ __all__ = [
     "Authenticator",
     "Backend",
     "BackendError",
+    "Caller",
     "Cancelled",
     "Catalog",
     "Choice",
     "Client",
+    "ClientCertificates",
     "ClientError",
     "Conflict",
     "Context",
@@ -93,6 +100,7 @@ __all__ = [
     "IntegrityError",
     "InvalidInput",
     "Latest",
+    "Limits",
     "LoadError",
     "LocalStore",
     "MethodNotAllowed",
@@ -118,6 +126,7 @@ __all__ = [
     "Store",
     "StoredVersion",
     "TensorSpec",
+    "Ticket",
     "Traits",
     "Unauthenticated",
     "UnavailableError",
@@ -126,6 +135,7 @@ __all__ = [
     "model",
     "mount",
     "serve",
+    "server_context",
 ]
 
 __version__ = "0.1.0"
@@ -141,10 +151,12 @@ _MODULES: Final[dict[str, str]] = {
     "Authenticator": "modelserve.protocols",
     "Backend": "modelserve.protocols",
     "BackendError": "modelserve.errors",
+    "Caller": "modelserve.protocols",
     "Cancelled": "modelserve.errors",
     "Catalog": "modelserve.protocols",
     "Choice": "modelserve.protocols",
     "Client": "modelserve.client",
+    "ClientCertificates": "modelserve.security.tls",
     "ClientError": "modelserve.errors",
     "Conflict": "modelserve.errors",
     "Context": "modelserve.messages",
@@ -157,6 +169,7 @@ _MODULES: Final[dict[str, str]] = {
     "IntegrityError": "modelserve.errors",
     "InvalidInput": "modelserve.errors",
     "Latest": "modelserve.routing.versions",
+    "Limits": "modelserve.transports.http1.limits",
     "LoadError": "modelserve.errors",
     "LocalStore": "modelserve.repository.store",
     "MethodNotAllowed": "modelserve.errors",
@@ -182,6 +195,7 @@ _MODULES: Final[dict[str, str]] = {
     "Store": "modelserve.protocols",
     "StoredVersion": "modelserve.protocols",
     "TensorSpec": "modelserve.tensors",
+    "Ticket": "modelserve.protocols",
     "Traits": "modelserve.protocols",
     "Unauthenticated": "modelserve.errors",
     "UnavailableError": "modelserve.errors",
@@ -190,6 +204,7 @@ _MODULES: Final[dict[str, str]] = {
     "model": "modelserve.repository.decorator",
     "mount": "modelserve.transports.asgi",
     "serve": "modelserve.transports.serving",
+    "server_context": "modelserve.security.tls",
 }
 
 

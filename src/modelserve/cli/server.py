@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import ssl
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,6 +54,22 @@ def declare(commands: Any) -> None:
         help="instances of each model (default: 1)",
     )
     parser.add_argument(
+        "--server",
+        choices=("http1", "uvicorn"),
+        default="http1",
+        help="what parses HTTP (default: %(default)s, our own)",
+    )
+    parser.add_argument(
+        "--tls-cert", metavar="FILE", type=Path, help="PEM certificate, with its chain: serve https"
+    )
+    parser.add_argument("--tls-key", metavar="FILE", type=Path, help="PEM private key for it")
+    parser.add_argument(
+        "--tls-client-ca",
+        metavar="FILE",
+        type=Path,
+        help="PEM authorities; only clients they vouch for are let in",
+    )
+    parser.add_argument(
         "--api-keys", metavar="FILE", type=Path, help="TOML or JSON file of API keys"
     )
     parser.add_argument(
@@ -79,6 +96,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if not directory.is_dir():
         raise ValueError(f"{directory} is not a directory; give the directory of the models")
     keys = None if arguments.api_keys is None else _keys(arguments.api_keys)
+    tls = _tls(arguments)
     _check_address(arguments, keys)
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     with _load(arguments) as repository:
@@ -92,6 +110,8 @@ def _run(arguments: argparse.Namespace) -> int:
             http=arguments.http,
             admin={"auto": None, "on": True, "off": False}[arguments.admin],
             authenticator=keys,
+            server=arguments.server,
+            tls=tls,
             drain=arguments.drain,
             on_ready=lambda url: print(f"serving on {url}", flush=True),
         )
@@ -104,6 +124,17 @@ def _keys(path: Path) -> APIKeys:
         return APIKeys.from_file(path)
     except ValueError as error:
         raise ValueError(f"{path} holds no API keys: {error}") from error
+
+
+def _tls(arguments: argparse.Namespace) -> ssl.SSLContext | None:
+    certificate, key, ca = arguments.tls_cert, arguments.tls_key, arguments.tls_client_ca
+    if certificate is None and key is None and ca is None:
+        return None
+    if certificate is None or key is None:
+        raise ValueError("TLS needs both --tls-cert and --tls-key")
+    from modelserve.security.tls import server_context
+
+    return server_context(certificate, key, client_ca=ca)
 
 
 def _check_address(arguments: argparse.Namespace, keys: APIKeys | None) -> None:

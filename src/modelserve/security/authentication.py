@@ -16,7 +16,7 @@ from modelserve.errors import Unauthenticated
 from modelserve.messages import Principal
 from modelserve.protocols import Caller
 
-__all__ = ["SCOPES", "APIKeys"]
+__all__ = ["SCOPES", "APIKeys", "checked_scopes"]
 
 SCOPES: Final = frozenset({"infer", "read", "admin"})
 """What a caller may be allowed: ask for predictions, read descriptions and metrics, change what
@@ -62,7 +62,7 @@ class APIKeys:
             if digest in self._principals:
                 other = self._principals[digest][1].name
                 raise ValueError(f'"{name}" and "{other}" have the same key')
-            self._principals[digest] = (digest, Principal(name, _scopes(name, scopes)))
+            self._principals[digest] = (digest, Principal(name, checked_scopes(name, scopes)))
 
     def __repr__(self) -> str:
         return f"<APIKeys of {len(self._principals)} callers>"
@@ -142,7 +142,13 @@ def _digest(name: str, hashed: str) -> bytes:
     return digest
 
 
-def _scopes(name: str, scopes: Iterable[str]) -> frozenset[str]:
+def checked_scopes(name: str, scopes: Iterable[str]) -> frozenset[str]:
+    """Return the scopes given to a caller.
+
+    Raises:
+        TypeError: They are one string.
+        ValueError: There is no such scope.
+    """
     if isinstance(scopes, str):
         raise TypeError(f'"{name}": scopes are a collection of names, not a str')
     found = frozenset(scopes)
