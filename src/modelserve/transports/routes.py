@@ -396,6 +396,7 @@ class Routes:
 
         What it may not see is logged, with the request's id in both places.
         """
+        request.id = request.id or self._request_id(request.header("x-request-id"))
         exchange = request.exchange
         if isinstance(error, ServeError):
             status, code, public = error.http, error.grpc, error.public

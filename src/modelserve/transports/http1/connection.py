@@ -184,9 +184,7 @@ class Connection(asyncio.Protocol):
 
     def _read_head(self) -> None:
         """Begin a request, if its head is whole."""
-        held = self._held
-        if held[:2] == b"\r\n":  # RFC 9112 2.2: an empty line before a request is ignored
-            held = self._held = held[2:]
+        held = self._skip_empty_lines() if self._held[:1] == b"\r" else self._held
         end = held.find(END) + 4
         try:
             if end < 4:
@@ -217,6 +215,14 @@ class Connection(asyncio.Protocol):
         if head.expects and not rest:
             self._transport.write(CONTINUE)
         self._read_body()
+
+    def _skip_empty_lines(self) -> bytes:
+        """Drop empty lines before a request, as RFC 9112 2.2 has it; returns what is left."""
+        held = self._held
+        size = len(held) - len(held.lstrip(b"\r\n")) & ~1
+        if held[:size] == b"\r\n" * (size // 2):
+            self._held = held[size:]
+        return self._held
 
     def _admit(self, head: Head, *, whole: bool) -> bool:
         """Open the request of a head; or refuse it, before its body is read.

@@ -186,7 +186,7 @@ class Heads:
             raise TooLong(f"the head has more than {self._limits.max_header_size} bytes")
         method, target = _request_line(data[: data.index(b"\r\n")])
         fields = _Fields(self._limits.max_headers)
-        parser = self._parser(fields)
+        parser = fields.parser = self._parser(fields)
         try:
             parser.feed_data(data)
         except self._upgrade:
@@ -198,7 +198,7 @@ class Heads:
         headers = fields.headers
         head = Head(method, target, headers)
         head.old = parser.get_http_version() == "1.0"
-        head.keep_alive = parser.should_keep_alive() and method != "CONNECT"
+        head.keep_alive = fields.keep_alive and method != "CONNECT"
         self._frame(head, headers)
         if not head.old and "host" not in headers:
             raise Malformed("the header Host is missing")
@@ -233,10 +233,12 @@ class Heads:
 class _Fields:
     """Collects header fields from httptools."""
 
-    __slots__ = ("_left", "headers", "refusal")
+    __slots__ = ("_left", "headers", "keep_alive", "parser", "refusal")
 
     def __init__(self, most: int) -> None:
         self._left = most
+        self.parser: Any = None
+        self.keep_alive = False
         self.headers: dict[str, str] = {}
         self.refusal: Malformed | None = None
 
@@ -255,6 +257,10 @@ class _Fields:
             text = f"{headers[key]}, {text}"
         headers[key] = text
 
+    def on_headers_complete(self) -> None:
+        # Behind a message that is whole, the parser has forgotten what its headers said.
+        self.keep_alive = self.parser.should_keep_alive()
+
 
 def _request_line(line: bytes) -> tuple[str, bytes]:
     parts = line.split(b" ")
@@ -265,10 +271,14 @@ def _request_line(line: bytes) -> tuple[str, bytes]:
         if version.startswith(b"HTTP/") and method.isalpha():
             raise _WrongVersion("this server speaks HTTP/1.1 and HTTP/1.0")
         raise Malformed("expected METHOD TARGET HTTP/1.1 as first line, parted by single spaces")
+    if not method.replace(b"-", b"").isalpha():  # the parser skips line ends before it
+        raise Malformed("a method has letters only")
     if len(target) > _LONGEST_TARGET:
         raise _TargetTooLong(f"the target has more than {_LONGEST_TARGET} bytes")
     if b"#" in target:
         raise Malformed("a request target has no fragment")
+    if target[:9].lower().startswith((b"http:///", b"https:///")):
+        raise Malformed("a request target with a scheme has a host")
     return method.decode("latin-1"), target
 
 
