@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelserve.codecs import _json, oip
+from modelserve.codecs import _json, _plans, _templates, oip
 from modelserve.errors import BackendError, InvalidInput, Unsupported
 from modelserve.messages import InferRequest, InferResponse
 from modelserve.tensors import DATATYPES, numpy_dtype
@@ -29,11 +29,16 @@ NUMBERS = INTEGERS + FLOATS
 def json_library(request: pytest.FixtureRequest) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "standard library":
-            patch.setattr(oip, "loads", _json.plain_loads)
-            patch.setattr(oip, "dumps", _json.plain_dumps)
+            for module in (oip, _plans):
+                patch.setattr(module, "loads", _json.plain_loads)
+            for module in (oip, _plans, _templates):
+                patch.setattr(module, "dumps", _json.plain_dumps)
         else:
             assert oip.loads is _json.orjson.loads
+        # What one library wrote is not compared with what the other does.
+        _templates.TEMPLATES.clear()
         yield
+        _templates.TEMPLATES.clear()
 
 
 pytestmark = pytest.mark.usefixtures("json_library")
@@ -899,7 +904,7 @@ def test_codec_works_without_orjson(fresh_python: Callable[..., str]) -> None:
     code = """
 import sys
 sys.modules["orjson"] = None
-from modelserve.codecs import _json, oip
+from modelserve.codecs import _json, _plans, _templates, oip
 assert oip.loads is _json.plain_loads
 body = b'{"inputs":[{"name":"x","datatype":"INT8","shape":[2],"data":[1,2]}]}'
 request = oip.decode_request(body, model="m")

@@ -21,7 +21,16 @@ from modelserve.tensors import as_bytes_tensor, numpy_dtype
 
 from ._json import Buffer
 
-__all__ = ["from_bytes", "from_list", "shape_of", "short", "to_bytes", "to_list", "wire_dtype"]
+__all__ = [
+    "from_bytes",
+    "from_list",
+    "number_code",
+    "shape_of",
+    "short",
+    "to_bytes",
+    "to_list",
+    "wire_dtype",
+]
 
 # `struct` refuses what JSON strictness must refuse (3.7 or 300 for INT8, text or null for FP32,
 # 1e39 for FP32), in one C call; only booleans pass it as numbers.
@@ -74,6 +83,11 @@ def wire_dtype(datatype: str) -> np.dtype[Any]:
         raise Unsupported(str(error)) from error
 
 
+def number_code(datatype: str) -> str | None:
+    """Return the code by which `struct` packs a number datatype, None for any other datatype."""
+    return _CODES.get(datatype)
+
+
 def shape_of(value: Any, place: str) -> tuple[tuple[int, ...], int]:
     """Check a shape as it came; return it and its number of elements."""
     if type(value) is not list:
@@ -107,6 +121,7 @@ def from_list(
     place: str,
     *,
     nulls: bool = False,
+    booleans: bool = True,
 ) -> NDArray[Any]:
     """Return the read-only tensor of a JSON list, flat or nested as its shape.
 
@@ -117,6 +132,7 @@ def from_list(
         count: The shape's number of elements.
         place: Where the tensor stands, for error texts.
         nulls: Whether null stands for NaN in floats (answers) or is wrong (requests).
+        booleans: Whether the text it was parsed from may have held true or false.
     """
     if type(data) is not list:
         raise InvalidInput(f"expected a list, got {short(data)}", path=f"{place}.data")
@@ -130,7 +146,7 @@ def from_list(
     if packed is None and nulls and code in "efd":
         flat = [nan if value is None else value for value in flat]
         packed = _pack(flat, code, count)
-    if packed is None or _has_boolean(flat, packed, code):
+    if packed is None or (booleans and _has_boolean(flat, packed, code)):
         raise _wrong_element(flat, datatype, place, index_shape)
     return np.frombuffer(packed, _WIRE[datatype]).reshape(shape)
 

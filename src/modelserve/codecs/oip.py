@@ -20,7 +20,9 @@ from modelserve.errors import BackendError, InvalidInput, Unsupported
 from modelserve.messages import InferRequest, InferResponse, Parameters
 from modelserve.tensors import DATATYPES, Tensor, as_bytes_tensor, datatype_of
 
-from ._json import Buffer, dumps, loads
+from ._json import Buffer, dumps, loads, may_hold_booleans
+from ._plans import learn_frame, learn_head, read_by_frame, read_by_head
+from ._templates import write_by_template
 from ._tensors import from_bytes, from_list, shape_of, short, to_bytes, to_list
 
 __all__ = [
@@ -48,7 +50,12 @@ _MAX_TIMEOUT: Final = 10**16
 
 
 def decode_request(
-    body: Buffer, *, model: str, version: str = "", header_length: int | str | None = None
+    body: Buffer,
+    *,
+    model: str,
+    version: str = "",
+    header_length: int | str | None = None,
+    cached: bool = True,
 ) -> InferRequest:
     """Return the request in a body.
 
@@ -68,6 +75,9 @@ def decode_request(
         version: Version number or label, from the path.
         header_length: Value of the header `Inference-Header-Content-Length`, None without one.
             It alone decides whether binary tensors may follow the JSON.
+        cached: Remember, within narrow bounds, what the JSON around the data of small requests
+            said, so that it is parsed and checked once and not again for every request that has
+            the same. What is returned is the same either way.
 
     Raises:
         InvalidInput: The body is not a request; the text says where.
@@ -78,6 +88,26 @@ def decode_request(
         >>> decode_request(body, model="m").inputs["x"]
         array([1, 2], dtype=int8)
     """
+    if not cached:
+        return _decode_request(body, model, version, header_length)
+    if header_length is None:
+        found = read_by_frame(body, model, version)
+        if found is None:
+            found = _decode_request(body, model, version, None)
+            learn_frame(body, found)
+        return found
+    length = _header_length(header_length, len(body))
+    found = read_by_head(body, length, model, version)
+    if found is None:
+        found = _decode_request(body, model, version, length)
+        learn_head(body, length, found)
+    return found
+
+
+def _decode_request(
+    body: Buffer, model: str, version: str, header_length: int | str | None
+) -> InferRequest:
+    """Decode without looking at what came before: what every shorter way must agree with."""
     reader = _Reader(body, header_length)
     document = reader.document
     names = document.get("inputs")
@@ -132,7 +162,7 @@ def decode_response(body: Buffer, *, header_length: int | str | None = None) -> 
 class _Reader:
     """A body's JSON part and the place where its next binary tensor begins."""
 
-    __slots__ = ("binary", "body", "document", "nulls", "offset")
+    __slots__ = ("binary", "body", "booleans", "document", "head", "nulls", "offset")
 
     def __init__(self, body: Buffer, header_length: int | str | None, nulls: bool = False) -> None:
         if type(body) is not bytes:
@@ -140,6 +170,7 @@ class _Reader:
         self.body = body
         self.binary = header_length is not None
         self.nulls = nulls
+        self.booleans: bool | None = None
         head: Buffer = body
         if header_length is not None:
             self.offset = _header_length(header_length, len(body))
@@ -152,6 +183,7 @@ class _Reader:
             self.offset = len(body)
             if type(head) is not bytes:
                 head = bytes(head)
+        self.head = head
         try:
             self.document: dict[str, Any] = loads(head)
         except ValueError as error:
@@ -200,6 +232,8 @@ class _Reader:
             raise Unsupported(f"{place}.parameters: shared memory is not offered here")
         if "data" not in document:
             raise InvalidInput("expected data, or binary_data_size in parameters", path=place)
+        if self.booleans is None:
+            self.booleans = may_hold_booleans(self.head)
         return from_list(
             document["data"],
             datatype,
@@ -207,6 +241,7 @@ class _Reader:
             count,
             place,
             nulls=self.nulls,
+            booleans=self.booleans,
         )
 
     def _binary(
@@ -350,7 +385,7 @@ def _set_outputs(request: InferRequest, documents: Any) -> None:
 
 
 def encode_response(
-    response: InferResponse, request: InferRequest | None = None
+    response: InferResponse, request: InferRequest | None = None, *, cached: bool = True
 ) -> tuple[list[bytes | memoryview], int | None]:
     """Return a response's body as buffers to write in order, and the length of its JSON part.
 
@@ -359,11 +394,21 @@ def encode_response(
     the value of the header `Inference-Header-Content-Length`. The JSON part is padded with spaces
     so that the data behind it stands at a multiple of 8.
 
+    Args:
+        response: Its outputs are arrays, or what `np.asarray` takes.
+        request: What it answers; None asks for everything as JSON.
+        cached: Remember, within narrow bounds, what responses made alike have in common. What is
+            returned is the same either way.
+
     Raises:
         InvalidInput: An output asked for in JSON has no such form.
         BackendError: An output is not a tensor of the protocol.
     """
     wanted = _NONE if request is None else request.output_parameters
+    if cached:
+        found = write_by_template(response, wanted)
+        if found is not None:
+            return found
     default = wanted[_EVERY].get("binary_data", False) if _EVERY in wanted else False
     blobs: list[bytes | memoryview] = []
     outputs: list[dict[str, Any]] = []
@@ -436,17 +481,19 @@ def encode_request(
 
 
 def _request_parameters(request: InferRequest, binary: bool) -> dict[str, Any]:
-    parameters = dict(request.parameters)
+    parameters: dict[str, Any] = {}
+    if request.deadline is not None:
+        # At least one microsecond: 0 would mean no limit.
+        left = int((request.deadline - monotonic()) * _MICROSECOND)
+        # First, since it is another one every time: servers know again what follows it.
+        parameters["timeout"] = min(max(left, 1), _MAX_TIMEOUT)
+    parameters = {**parameters, **request.parameters, **parameters}
     if binary:
         parameters["binary_data_output"] = True
     if request.priority:
         parameters["priority"] = request.priority
     if request.sequence_id:
         parameters["sequence_id"] = request.sequence_id
-    if request.deadline is not None:
-        # At least one microsecond: 0 would mean no limit.
-        left = int((request.deadline - monotonic()) * _MICROSECOND)
-        parameters["timeout"] = min(max(left, 1), _MAX_TIMEOUT)
     return parameters
 
 
