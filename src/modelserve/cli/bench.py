@@ -174,7 +174,7 @@ def _run(arguments: argparse.Namespace) -> int:
     # Only here: the other commands do not wait for an event loop and a HTTP client to be imported.
     from modelserve.cli.load.generator import Plan, generate
     from modelserve.cli.load.preparation import Model, Server, prepare
-    from modelserve.cli.load.report import Progress, print_table
+    from modelserve.cli.load.report import Progress, print_tables
 
     server = Server(
         arguments.url,
@@ -213,7 +213,7 @@ def _run(arguments: argparse.Namespace) -> int:
         progress.end()
     if arguments.json != "-":
         print(_title(server.name, model, info))
-        print_table(found)
+        print_tables(found)
     if arguments.json is not None:
         _write(arguments, info, found)
     return _status(found, arguments.allow_failures)

@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import cycle
 from time import perf_counter
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -242,6 +242,14 @@ class _HeedfulConnection(_Connection):
                 timings.append(value.decode("latin-1"))
 
 
+class _Measured(NamedTuple):
+    """Seconds, and what happened in them."""
+
+    seconds: float
+    sent: int
+    completed: int
+
+
 class _Load(ABC):
     """What both loops do: keep connections open, measure for a time, note what fails."""
 
@@ -268,35 +276,41 @@ class _Load(ABC):
     async def run(self, on_progress: Callable[[Tally, float], None] | None) -> Measurement:
         """Connect, warm up, measure, wait for the last answers."""
         self._on_progress = on_progress
-        completed, ended, seconds = 0, "", 0.0
+        measured: _Measured | None = None
+        ended = ""
         try:
             await self._open_all()
-            self.start()
-            ended = await self._watch(perf_counter() + self.plan.warm_up)
+            if self.plan.warm_up:
+                self.start()
+                ended = await self._watch(perf_counter() + self.plan.warm_up)
             self.tally = Tally(self.plan.deadline)
             self.began = perf_counter()
+            if not self.plan.warm_up:
+                self.start()
             ended = ended or await self._watch(self.began + self.plan.duration)
             self.stop()
-            seconds, completed = perf_counter() - self.began, self.tally.answered
+            measured = self._measured()
             if not ended:
                 await self._watch_rest()
         except asyncio.CancelledError:
             ended = "interrupted"
-            if not seconds and self.began < perf_counter():
-                seconds, completed = perf_counter() - self.began, self.tally.answered
         finally:
             await self._close()
         self.tally.fold()
         return Measurement(
             self.tally,
-            seconds,
-            completed,
+            *(measured or self._measured()),
             sum(shot.rows for shot in self.shots) / len(self.shots),
             self.plan.connections,
             self.plan.rate,
             self.plan.deadline,
             ended,
         )
+
+    def _measured(self) -> _Measured:
+        """What was done since requests are measured, up to the moment the server was gone."""
+        end = perf_counter() if self._without_since is None else self._without_since
+        return _Measured(max(0.0, end - self.began), self.tally.sent, self.tally.answered)
 
     @abstractmethod
     def start(self) -> None:
@@ -344,13 +358,14 @@ class _Load(ABC):
 
     def lost(self, connection: _Connection, error: Exception | None) -> None:
         """Replace a connection that was closed."""
+        if self._over:
+            return
         if connection.busy:
             text = "the server closed the connection before the answer was whole"
             self.fail(connection, "connection lost", text)
         self._connections.discard(connection)
-        if not self._over:
-            self.tally.reconnects += 1
-            self._soon(self._reopen())
+        self.tally.reconnects += 1
+        self._soon(self._reopen())
 
     # Connections
 

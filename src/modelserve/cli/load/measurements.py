@@ -171,6 +171,7 @@ class Measurement:
     Args:
         tally: All that was noted; folded.
         seconds: How long requests were made, without warm-up.
+        sent: Requests sent in that time.
         completed: Whole answers that came in that time, whenever they were asked for.
         rows: Rows of a request, on average.
         connections: Connections used.
@@ -181,6 +182,7 @@ class Measurement:
 
     tally: Tally
     seconds: float
+    sent: int
     completed: int
     rows: float
     connections: int
@@ -197,6 +199,11 @@ class Measurement:
     def failed(self) -> int:
         """Requests without a right answer."""
         return sum(self.tally.failures.values())
+
+    @property
+    def sent_rate(self) -> float:
+        """Requests sent a second."""
+        return self.sent / self.seconds if self.seconds else 0.0
 
     @property
     def completed_rate(self) -> float:
@@ -224,7 +231,7 @@ class Measurement:
             "texts": dict(tally.texts),
             "deadline": self.deadline,
             "rate_asked": self.rate,
-            "rate_sent": tally.sent / self.seconds if self.seconds else 0.0,
+            "rate_sent": self.sent_rate,
             "answers_per_second": self.completed_rate,
             "goodput": self.goodput,
             "rows": self.rows,
