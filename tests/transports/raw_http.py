@@ -184,20 +184,32 @@ class Peer:
             self.reader.feed(data)
         return self.reader._interim[-1]
 
-    async def rest(self) -> list[Answer]:
+    async def rest(self, patience: float = BOUND) -> list[Answer]:
         """Return all answers until the connection ends, which it must within the bound.
+
+        Args:
+            patience: Seconds without a byte after which what came is taken for all there is.
 
         Raises:
             Malformed: The last one is not whole.
         """
         # A server that closes before it has read everything resets the connection.
         with suppress(ConnectionError):
-            while data := await self.receive():
+            while data := await self._receive_within(patience):
                 self.reader.feed(data)
         if self.reader.rest:
             raise Malformed(f"an answer is not whole: {self.reader.rest[:200]!r}")
         answers, self.reader.answers = self.reader.answers, []
         return answers
+
+    async def _receive_within(self, patience: float) -> bytes:
+        try:
+            async with asyncio.timeout(min(patience, BOUND)):
+                return await self.receive()
+        except TimeoutError:
+            if patience >= BOUND:
+                raise
+            return b""
 
     async def ask(self, *pieces: bytes) -> Answer:
         """Send a request and return its answer."""
@@ -234,6 +246,7 @@ async def converse(
     *,
     bodiless: Iterable[int] = (),
     finish: bool = False,
+    patience: float = BOUND,
 ) -> list[Answer]:
     """Send all, read all until the server closes; within the bound.
 
@@ -242,6 +255,7 @@ async def converse(
         pieces: What to send, one by one.
         bodiless: Numbers of the answers that are to HEAD.
         finish: Whether to close the sending half afterwards.
+        patience: As for `Peer.rest`.
     """
     async with peer_of(url) as peer:
         peer.reader = Reader(frozenset(bodiless).__contains__)
@@ -256,7 +270,7 @@ async def converse(
         sending = asyncio.create_task(send())
         try:
             async with asyncio.timeout(BOUND):
-                return await peer.rest()
+                return await peer.rest(patience)
         finally:
             sending.cancel()
             await asyncio.wait([sending])

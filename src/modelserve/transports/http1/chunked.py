@@ -16,6 +16,8 @@ _HEX: Final = frozenset(b"0123456789abcdefABCDEF")
 _TOKEN: Final = frozenset(
     b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 )
+# Where a body ends was said before it.
+_FRAMING: Final = frozenset((b"content-length", b"transfer-encoding"))
 
 _SIZE, _DATA, _DATA_END, _TRAILER, _DONE = range(5)
 
@@ -119,5 +121,7 @@ class ChunkedBody:
         name, colon, value = line.partition(b":")
         if not colon or not name or not _TOKEN.issuperset(name):
             raise Malformed("a trailer of the chunked body is no header")
+        if name.lower() in _FRAMING:
+            raise Malformed("a trailer of the chunked body says how long it is")
         if not all(byte == 9 or 32 <= byte != 127 for byte in value):
             raise Malformed("a trailer of the chunked body has a control character")

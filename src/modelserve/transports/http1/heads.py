@@ -259,7 +259,8 @@ class _Fields:
 
     def on_headers_complete(self) -> None:
         # Behind a message that is whole, the parser has forgotten what its headers said.
-        self.keep_alive = self.parser.should_keep_alive()
+        parser, self.parser = self.parser, None
+        self.keep_alive = parser.should_keep_alive()
 
 
 def _request_line(line: bytes) -> tuple[str, bytes]:
