@@ -288,7 +288,7 @@ def _sizes(name: str, shape: Any) -> tuple[int, ...]:
 class _Check:
     """One input's expectations, unpacked once so that `validate` only compares."""
 
-    __slots__ = ("bytes", "dtype", "fixed", "name", "ndim", "optional", "row", "spec")
+    __slots__ = ("bytes", "dtype", "fixed", "name", "ndim", "optional", "row", "single", "spec")
 
     def __init__(self, spec: TensorSpec) -> None:
         self.spec = spec
@@ -299,6 +299,7 @@ class _Check:
         self.ndim = -1 if spec.shape is None else len(spec.shape)
         self.fixed = tuple((i, n) for i, n in enumerate(spec.shape or ()) if n >= 0)
         self.row = spec.shape[1:] if spec.shape and spec.shape[0] == -1 else None
+        self.single = None if self.row is None else (1, *self.row)
 
 
 class Signature:
@@ -355,12 +356,16 @@ class Signature:
             if tensor.__class__ is not np.ndarray or tensor.dtype is not check.dtype:
                 return -1
             shape = tensor.shape
-            if not shape or shape[1:] != check.row:
+            if shape == check.single:  # most of them: saves the slice
+                count = 1
+            elif shape and shape[1:] == check.row:
+                count = shape[0]
+            else:
                 return -1
-            if shape[0] != rows:
+            if count != rows:
                 if rows >= 0:
                     return -1
-                rows = shape[0]
+                rows = count
         return rows
 
     # One pass without calls, since every request goes through it.

@@ -24,9 +24,9 @@ def pending(
 
 
 def filled(*entries: Pending) -> PendingQueue:
-    queue = PendingQueue(1000, 1 << 20)
+    queue = PendingQueue(1000, 1 << 20, "m")
     for entry in entries:
-        queue.push(entry, model="m")
+        queue.push(entry)
     return queue
 
 
@@ -73,17 +73,17 @@ def test_when_all_of_a_key_expired_the_next_key_runs():
 
 
 def test_the_bound_on_requests_names_itself():
-    queue = PendingQueue(1, 1 << 20)
-    queue.push(pending(1), model="m")
+    queue = PendingQueue(1, 1 << 20, "m")
+    queue.push(pending(1))
     with pytest.raises(QueueFull, match=r'model "m": 1 requests wait already.*max_queue_size 1'):
-        queue.push(pending(2), model="m")
+        queue.push(pending(2))
 
 
 def test_one_request_larger_than_the_bound_on_bytes_is_let_in_when_nothing_waits():
     queue = PendingQueue(10, 1)
-    queue.push(pending(1, 2, 3), model="m")
+    queue.push(pending(1, 2, 3))
     with pytest.raises(QueueFull, match="max_queue_bytes 1"):
-        queue.push(pending(1), model="m")
+        queue.push(pending(1))
 
 
 def test_bytes_tensors_count_by_what_they_hold():
@@ -130,11 +130,11 @@ ENTRY = st.tuples(
 
 @given(st.lists(ENTRY, max_size=30), st.integers(4, 6))
 def test_everything_leaves_once_in_order_and_within_the_limit(entries, max_rows):
-    queue = PendingQueue(1000, 1 << 20)
+    queue = PendingQueue(1000, 1 << 20, "m")
     waiting = []
     for count, key, priority, deadline, removed in entries:
         entry = pending(*range(count), key=key, priority=priority, deadline=deadline)
-        queue.push(entry, model="m")
+        queue.push(entry)
         if removed:
             assert queue.remove(entry)
         else:

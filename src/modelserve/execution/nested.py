@@ -19,7 +19,7 @@ from modelserve.execution.batch import Batch, arun_batch, fail_batch, run_batch
 from modelserve.execution.lanes import Lane
 
 if TYPE_CHECKING:
-    from modelserve.execution.batcher import AdaptiveBatcher
+    from modelserve.execution.dispatch import Dispatcher
     from modelserve.execution.queue import Pending
 
 __all__ = [
@@ -43,7 +43,7 @@ class Run:
         self.lane = lane
         self.active = True
         """False once the code returned; a task it left behind may still know this run."""
-        self.awaiting: list[tuple[AdaptiveBatcher, Pending]] = []
+        self.awaiting: list[tuple[Dispatcher, Pending]] = []
         """What its code asked for and has no answer to."""
 
 
@@ -69,7 +69,7 @@ def on_its_loop(runs: tuple[Run, ...]) -> bool:
     return any(run.lane.loop is not None and run.lane.loop.here for run in runs)
 
 
-def waiting_lane(batcher: AdaptiveBatcher, asking: tuple[Run, ...]) -> Lane | None:
+def waiting_lane(batcher: Dispatcher, asking: tuple[Run, ...]) -> Lane | None:
     """Return a lane of `batcher` that cannot go on before what `asking` asks for is answered.
 
     That is a lane of `asking` itself, or any lane where all of them wait in a circle.
@@ -82,7 +82,7 @@ def waiting_lane(batcher: AdaptiveBatcher, asking: tuple[Run, ...]) -> Lane | No
     return None
 
 
-def _stuck(batcher: AdaptiveBatcher, asking: tuple[Run, ...], seen: set[AdaptiveBatcher]) -> bool:
+def _stuck(batcher: Dispatcher, asking: tuple[Run, ...], seen: set[Dispatcher]) -> bool:
     if batcher in seen:
         return True
     seen.add(batcher)
@@ -91,7 +91,7 @@ def _stuck(batcher: AdaptiveBatcher, asking: tuple[Run, ...], seen: set[Adaptive
     return len(runs) == len(batcher.lanes) and all(_blocked(run, asking, seen) for run in runs)
 
 
-def _blocked(run: Run, asking: tuple[Run, ...], seen: set[AdaptiveBatcher]) -> bool:
+def _blocked(run: Run, asking: tuple[Run, ...], seen: set[Dispatcher]) -> bool:
     if run in asking:
         return True
     if not run.awaiting:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from modelserve.execution.queue import Pending
 
 if TYPE_CHECKING:
-    from modelserve.execution.batcher import AdaptiveBatcher
+    from modelserve.execution.dispatch import Dispatcher
 
 __all__ = ["LoopPort", "deliver"]
 
@@ -23,12 +23,11 @@ class LoopPort:
     """A batcher's end in one event loop.
 
     Args:
-        batcher: The batcher.
+        batcher: Whose end it is.
         loop: The loop.
     """
 
     __slots__ = (
-        "_batcher",
         "alone",
         "arrivals",
         "flushing",
@@ -41,15 +40,14 @@ class LoopPort:
         "withdraw",
     )
 
-    def __init__(self, batcher: AdaptiveBatcher, loop: asyncio.AbstractEventLoop) -> None:
-        self._batcher = batcher
+    def __init__(self, batcher: Dispatcher, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.model = batcher.model
         self.version = batcher.version
         self.withdraw = batcher.withdraw
         """Take a request out of the queue that nobody waits for any more."""
         self.flushing = False
-        """Whether `flush` is to be called in this turn or the next."""
+        """Whether the loop is to send what waits, in this turn or the next."""
         self.alone = 0.0
         """Seconds for which requests may still run where they are made, without a turn."""
         self.arrivals = 0
@@ -69,11 +67,6 @@ class LoopPort:
             if not self.loop.is_closed():
                 raise
             # Nobody is left to be told: the loop ended while its requests ran.
-
-    def flush(self) -> None:
-        """Send what waits, as far as lanes are idle."""
-        self.flushing = False
-        self._batcher.flush(self)
 
     def _settle(self, entries: Sequence[Pending], posted: float) -> None:
         before = self.arrivals

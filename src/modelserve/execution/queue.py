@@ -161,20 +161,33 @@ class PendingQueue:
     Args:
         max_requests: Most requests that may wait.
         max_bytes: Most bytes of input that may wait.
+        model: Name of the model, for messages.
     """
 
-    def __init__(self, max_requests: int, max_bytes: int) -> None:
+    __slots__ = (
+        "_arrivals",
+        "_groups",
+        "_model",
+        "bytes",
+        "count",
+        "max_bytes",
+        "max_requests",
+    )
+
+    def __init__(self, max_requests: int, max_bytes: int, model: str = "") -> None:
+        self._model = model
         self.max_requests = max_requests
         self.max_bytes = max_bytes
         self.bytes = 0
-        self._count = 0
+        self.count = 0
+        """Entries that wait; the same as the length, and quicker to ask for."""
         self._arrivals = 0
         self._groups: dict[Hashable, list[Pending]] = {}
 
     def __len__(self) -> int:
-        return self._count
+        return self.count
 
-    def push(self, pending: Pending, *, model: str) -> None:
+    def push(self, pending: Pending) -> None:
         """Add an entry.
 
         Raises:
@@ -183,24 +196,14 @@ class PendingQueue:
         size = pending.size
         if size < 0:
             size = pending.size = size_of(pending.request, pending.inputs)
-        if self._count >= self.max_requests:
-            raise QueueFull(
-                f'model "{model}": {self._count} requests wait already (max_queue_size '
-                f"{self.max_requests})",
-                retry_after=1.0,
-            )
-        if self.bytes + size > self.max_bytes and self._count:
-            raise QueueFull(
-                f'model "{model}": {self.bytes} bytes of input wait already, {size} more would '
-                f"pass max_queue_bytes {self.max_bytes}",
-                retry_after=1.0,
-            )
+        if self.count >= self.max_requests or (self.bytes + size > self.max_bytes and self.count):
+            raise self._full(size)
         priority = pending.request.priority
         self._arrivals += 1
         pending.order = self._arrivals + (priority * _ARRIVALS if priority else _NORMAL)
         pending.queued = True
         self.bytes += size
-        self._count += 1
+        self.count += 1
         group = self._groups.get(pending.key)
         if group is None:
             self._groups[pending.key] = [pending]
@@ -208,6 +211,19 @@ class PendingQueue:
             group.append(pending)
         else:
             insort(group, pending, key=_ORDER)
+
+    def _full(self, size: int) -> QueueFull:
+        if self.count >= self.max_requests:
+            return QueueFull(
+                f'model "{self._model}": {self.count} requests wait already (max_queue_size '
+                f"{self.max_requests})",
+                retry_after=1.0,
+            )
+        return QueueFull(
+            f'model "{self._model}": {self.bytes} bytes of input wait already, {size} more would '
+            f"pass max_queue_bytes {self.max_bytes}",
+            retry_after=1.0,
+        )
 
     def remove(self, pending: Pending) -> bool:
         """Take an entry out, if it still waits."""
@@ -247,7 +263,7 @@ class PendingQueue:
             else:
                 del group[:used]
             known = len(expired)
-            self._count -= used
+            self.count -= used
             self.bytes -= size
         return batch, rows, expired
 
@@ -267,7 +283,7 @@ class PendingQueue:
 
     def _leave(self, pending: Pending) -> None:
         pending.queued = False
-        self._count -= 1
+        self.count -= 1
         self.bytes -= pending.size
 
 

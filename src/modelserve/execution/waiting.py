@@ -127,8 +127,11 @@ class Called(Expiring):
         done, self.done = self.done, None
         if self.timer is not None:
             self.timer.cancel()
-        if done is not None:
-            _call_logged(done, self.request, response, error)
+        assert done is not None
+        try:
+            done(response, error)
+        except Exception:  # the neighbours in the batch are to be told all the same
+            _log_broken(self.request)
 
 
 class TaskTicket:
@@ -170,13 +173,11 @@ class TaskTicket:
             return
         if error is not None and self._request.exchange is not None:
             self._request.exchange.code = code_of(error)
-        _call_logged(done, self._request, None if error else task.result(), error)
+        try:
+            done(None if error else task.result(), error)
+        except Exception:
+            _log_broken(self._request)
 
 
-def _call_logged(
-    done: Done, request: InferRequest, response: InferResponse | None, error: BaseException | None
-) -> None:
-    try:
-        done(response, error)
-    except Exception:  # the neighbours in the batch are to be told all the same
-        _log.exception("model %s: a function that was to take the answer failed", request.model)
+def _log_broken(request: InferRequest) -> None:
+    _log.exception("model %s: a function that was to take the answer failed", request.model)

@@ -106,8 +106,11 @@ class ModelVersion:
         self.batched = batcher.max_batch_size > 0
         self._output_names = frozenset(spec.name for spec in signature.outputs)
         traits = batcher.traits
-        self._most_rows = batcher.max_batch_size
-        self._regular = self.batched and not traits.streams and not traits.context
+        # Exact arrays, within this bound, for all outputs: they need no further look, and share
+        # batches without one. Saves 0.5 us of validation and batch key.
+        self._plain_rows = signature.rows_of
+        plain = not traits.streams and not traits.context
+        self._most_plain = batcher.max_batch_size if plain else 0
         self._streams = (
             StreamSlots(traits.concurrency * len(batcher.backends), model=model)
             if traits.streams
@@ -153,9 +156,9 @@ class ModelVersion:
         """
         if chain.get():
             return None
-        rows = self._plain_rows(request)
-        if rows:
-            return self.batcher.enqueue(request, request.inputs, rows, plain=True)
+        rows = self._plain_rows(request.inputs)
+        if 0 < rows <= self._most_plain and request.outputs is None:
+            return self.batcher.enqueue(request, request.inputs, rows, True)
         inputs, rows = self._validate(request)
         return self.batcher.enqueue(request, inputs, rows)
 
@@ -168,9 +171,9 @@ class ModelVersion:
         """
         if chain.get():
             return TaskTicket(self._answer(request), request, done)
-        rows = self._plain_rows(request)
-        if rows:
-            return self.batcher.begin(request, request.inputs, rows, done, plain=True)
+        rows = self._plain_rows(request.inputs)
+        if 0 < rows <= self._most_plain and request.outputs is None:
+            return self.batcher.begin(request, request.inputs, rows, done, True)
         inputs, rows = self._validate(request)
         return self.batcher.begin(request, inputs, rows, done)
 
@@ -180,21 +183,11 @@ class ModelVersion:
 
     def infer_blocking(self, request: InferRequest) -> Mapping[str, Tensor]:
         """Do as `infer` on a thread."""
-        rows = self._plain_rows(request)
-        if rows:
-            return self.batcher.submit_blocking(request, request.inputs, rows, plain=True)
+        rows = self._plain_rows(request.inputs)
+        if 0 < rows <= self._most_plain and request.outputs is None:
+            return self.batcher.submit_blocking(request, request.inputs, rows, True)
         inputs, rows = self._validate(request)
         return self.batcher.submit_blocking(request, inputs, rows)
-
-    def _plain_rows(self, request: InferRequest) -> int:
-        """Return the rows of a request that is just as expected; 0 where `_validate` has to look.
-
-        The one short way past validation, for exact arrays: saves 0.2 us of 0.3.
-        """
-        if not self._regular or request.outputs is not None:
-            return 0
-        rows = self.signature.rows_of(request.inputs)
-        return rows if 0 < rows <= self._most_rows else 0
 
     def _validate(self, request: InferRequest) -> tuple[Mapping[str, Tensor], int]:
         if self._streams is not None:
