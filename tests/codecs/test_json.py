@@ -105,3 +105,21 @@ def test_floats_in_lists_that_are_no_numbers_are_never_written_as_tokens() -> No
     with pytest.raises(ValueError, match="JSON"):
         _json.plain_dumps([math.nan])
     assert _json.fast_dumps([math.nan]) == b"[null]"
+
+
+@pytest.mark.parametrize("word", [b"true", b"false"])
+@pytest.mark.parametrize("size", [0, 3, 500, 2043, 2044, 2045, 2047, 2048, 2049, 2052, 5000])
+def test_a_boolean_is_seen_wherever_it_stands(word: bytes, size: int) -> None:
+    assert not _json.may_hold_booleans(b"1" * size)
+    assert not _json.may_hold_booleans(b"rl" + b"1" * size + b"lr")
+    for at in {
+        0,
+        1,
+        size // 2,
+        size - 1,
+        size,
+        *range(1018, 1030),
+        *range(size - 1030, size - 1018),
+    }:
+        if 0 <= at <= size:
+            assert _json.may_hold_booleans(b"1" * at + word + b"1" * (size - at))
