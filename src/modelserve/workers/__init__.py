@@ -1,0 +1,6 @@
+"""Several processes as one server: a supervisor, and the workers it keeps."""
+
+from modelserve.workers.serving import serve_workers
+from modelserve.workers.settings import TLSFiles
+
+__all__ = ["TLSFiles", "serve_workers"]
