@@ -398,9 +398,17 @@ class Connection(asyncio.Protocol):
         if self._paused:
             self._paused = False
             self._transport.resume_reading()
-        if self._transport.can_write_eof():
-            self._transport.write_eof()
-        self._due_in(_LINGER)
+        if self._ended:  # it has said all
+            self._transport.close()
+        elif self._transport.can_write_eof():
+            try:
+                self._transport.write_eof()
+            except OSError:  # it is gone
+                self._transport.abort()
+        if self._transport.get_write_buffer_size():
+            self._watch_reader()
+        else:
+            self._due_in(_LINGER)
 
     def _take_back(self) -> None:
         """Cancel the answer that is under way, if there is one."""
