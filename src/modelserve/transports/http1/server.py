@@ -17,13 +17,13 @@ from modelserve.transports.routes import Routes
 from .connection import Connection
 from .heads import Heads
 from .limits import Limits
+from .tls import SecureTransport
 
 __all__ = ["HTTP1Server"]
 
 _LONGEST_TICK: Final = 0.5
 _LAST_WORDS: Final = 1.0
 """Seconds that answers have to be taken after the drain is over."""
-_HANDSHAKE: Final = 10.0
 # Turns of the loop in which a connection that was just accepted is made, and one that was just
 # closed is lost.
 _TURNS: Final = 4
@@ -68,7 +68,7 @@ class HTTP1Server:
         self.date = b""
         self._tls = tls
         self._drain = drain
-        self._connections: set[Connection] = set()
+        self._connections: set[Connection | SecureTransport] = set()
         self._listener: asyncio.Server | None = None
         self._tick = min(_LONGEST_TICK, self.limits.shortest / 4)
         self._timer: asyncio.TimerHandle | None = None
@@ -80,30 +80,27 @@ class HTTP1Server:
         """Accept connections on a listening socket, which it closes at the end."""
         loop = asyncio.get_running_loop()
         self._look(loop)
-        handshake = _HANDSHAKE if self._tls is not None else None
         unix = bound.family == getattr(socket, "AF_UNIX", None)
         create = loop.create_unix_server if unix else loop.create_server
         self._listener = await create(
             self._connect,
             sock=bound,
-            ssl=self._tls,
-            ssl_handshake_timeout=handshake,
             start_serving=False,  # in one step it could be cancelled between listening and telling
         )
         await self._listener.start_serving()
 
-    def _connect(self) -> Connection:
-        return Connection(self)
+    def _connect(self) -> asyncio.Protocol:
+        return Connection(self) if self._tls is None else SecureTransport(self, self._tls)
 
     # ------------------------------------------------------------------ what connections call
 
-    def opened(self, connection: Connection) -> bool:
+    def opened(self, connection: Connection | SecureTransport) -> bool:
         """Take note of a connection; tell whether it is not one too many."""
         self._connections.add(connection)
         most = self.limits.max_connections
         return most is None or len(self._connections) <= most
 
-    def closed(self, connection: Connection) -> None:
+    def closed(self, connection: Connection | SecureTransport) -> None:
         """Forget a connection."""
         self._connections.discard(connection)
         if not self._connections:
