@@ -33,7 +33,7 @@ class _Listener(Protocol):
     async def start(self, bound: socket.socket) -> None:
         """Accept connections on a listening socket, which it closes at the end."""
 
-    async def stop(self) -> None:
+    async def stop(self, *, linger: float = 0.0) -> None:
         """Accept no more, answer what is under way, end."""
 
     def give_up(self) -> None:
@@ -142,12 +142,18 @@ class HTTPServer:
             self._started = False
             raise
 
-    async def stop(self) -> None:
-        """Accept no more, answer what is under way, end. If cancelled, it ends all the same."""
+    async def stop(self, *, linger: float = 0.0) -> None:
+        """Accept no more, answer what is under way, end. If cancelled, it ends all the same.
+
+        Args:
+            linger: Seconds in which a connection may still send a request, its last: where another
+                process has taken over, a client that was just sending one does not lose it. Uvicorn
+                cannot wait so.
+        """
         if not self._started or self._stopped.is_set():
             return
         try:
-            await self._listener.stop()
+            await self._listener.stop(linger=linger)
         finally:
             self._address.release()
             self._stopped.set()

@@ -79,8 +79,12 @@ class UvicornServer:
                 listener.close()
             bound.close()
 
-    async def stop(self) -> None:
-        """Accept no more, answer what is under way, end. If cancelled, it ends all the same."""
+    async def stop(self, *, linger: float = 0.0) -> None:
+        """Accept no more, answer what is under way, end. If cancelled, it ends all the same.
+
+        Args:
+            linger: For servers that can; uvicorn closes connections without a request at once.
+        """
         if self._serving is not None:
             self._server.should_exit = True
             await asyncio.shield(self._serving)

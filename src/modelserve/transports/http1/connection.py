@@ -116,7 +116,7 @@ class Connection(asyncio.Protocol):
         if not self._server.opened(self):
             error = Overloaded("the server has all the connections it takes", retry_after=1.0)
             self._refuse(error, close=True)
-        elif self._server.draining:
+        elif self._server.draining and not self._server.lingering:
             self.shut()
         else:
             self.due = self._server.now + self._server.limits.idle_timeout

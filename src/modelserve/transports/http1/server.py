@@ -61,6 +61,8 @@ class HTTP1Server:
         self.limits = limits or Limits()
         self.heads = Heads(routes.find, self.limits, remember=remember_heads)
         self.draining = False
+        self.lingering = False
+        """Whether a connection may still send a request, which is then its last."""
         self.dropped: Final = 64 << 10
         """Bytes of a body nobody wants that are read and dropped, to keep the connection."""
         self.now = 0.0
@@ -117,14 +119,19 @@ class HTTP1Server:
 
     # ------------------------------------------------------------------ the end
 
-    async def stop(self) -> None:
-        """Accept no more, answer what is under way, end. If cancelled, it ends all the same."""
+    async def stop(self, *, linger: float = 0.0) -> None:
+        """Accept no more, answer what is under way, end. If cancelled, it ends all the same.
+
+        Args:
+            linger: Seconds in which a connection may still send a request, its last: where another
+                process has taken over, a client that was just sending one does not lose it.
+        """
         if self._stopping is None:
-            self._stopping = asyncio.create_task(self._stop())
+            self._stopping = asyncio.create_task(self._stop(linger))
         await asyncio.shield(self._stopping)
 
-    async def _stop(self) -> None:
-        self.draining = True
+    async def _stop(self, linger: float) -> None:
+        self.draining, self.lingering = True, linger > 0
         if self._listener is not None:
             # Not closed at once: asyncio would lose what it accepted in this very turn.
             loop = asyncio.get_running_loop()
@@ -134,6 +141,9 @@ class HTTP1Server:
             for _ in range(_TURNS):
                 await asyncio.sleep(0)
             self._listener.close()
+        if self.lingering:
+            await self._emptied(linger, early=True)
+            self.lingering = False
         for connection in tuple(self._connections):
             connection.shut()
         await self._emptied(self._drain, early=True)
