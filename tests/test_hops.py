@@ -20,7 +20,7 @@ import pytest
 
 import modelserve
 import onnx_models
-from modelserve.messages import InferRequest
+from modelserve.messages import Exchange, InferRequest
 from modelserve.repository.repository import ModelRepository
 from modelserve.transports.asgi import ASGIApp
 
@@ -90,14 +90,46 @@ def test_predict(repository: ModelRepository) -> None:
         with calls:
             repository.predict("add", {"x": ROW})
     count, files = calls.least()
-    assert 20 < count <= 42
+    assert 15 < count <= 30
     assert files <= 12
 
 
 def test_infer(repository: ModelRepository) -> None:
     count, files = count_async(lambda: repository.infer(InferRequest("add", {"x": ROW})))
-    assert 20 < count <= 55
+    assert 15 < count <= 34
     assert files <= 12
+
+
+def test_infer_of_several_callers(repository: ModelRepository) -> None:
+    async def eight() -> None:
+        requests = (InferRequest("add", {"x": ROW}) for _ in range(8))
+        await asyncio.gather(*map(repository.infer, requests))
+
+    count, files = count_async(eight)
+    assert 80 < count <= 8 * 24
+    assert files <= 14
+
+
+def test_begin_of_several_requests(repository: ModelRepository) -> None:
+    async def eight() -> None:
+        answered = asyncio.get_running_loop().create_future()
+        left = 8
+
+        def done(response: Any, error: BaseException | None) -> None:
+            nonlocal left
+            left -= 1
+            if not left:
+                answered.set_result(None)
+
+        for _ in range(left):
+            request = InferRequest("add", {"x": ROW})
+            request.exchange = Exchange("http", "add")
+            repository.begin(request, done)
+        await answered
+
+    count, files = count_async(eight)
+    assert 80 < count <= 8 * 21
+    assert files <= 13
 
 
 def test_json_request_to_the_application(repository: ModelRepository) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -235,3 +236,79 @@ def test_requested_outputs_come_in_the_order_asked():
     run([one], lambda inputs: {"y": inputs["x"], "z": inputs["x"], "w": inputs["x"]})
     assert one.outputs is not None
     assert list(one.outputs) == ["z", "y"]
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [np.arange(4.0, dtype=np.float32).reshape(2, 2), np.zeros((1, 2), np.float32)],
+        [np.asfortranarray(np.arange(6).reshape(2, 3)), np.arange(6).reshape(2, 3)[::-1]],
+        [np.zeros((0, 2), np.int64), np.ones((1, 2), np.int64)],
+        [np.zeros((1, 0), np.int8), np.ones((2, 0), np.int8)],
+        [np.zeros((0, 2), np.int64), np.zeros((0, 2), np.int64)],
+        [np.array([[b"a"], [b""]], np.object_), np.array([[b"ccc"]], np.object_)],
+        [np.array([True]), np.array([False, True])],
+        [np.ones((1, 2), ml_dtypes.bfloat16), np.zeros((2, 2), ml_dtypes.bfloat16)],
+    ],
+)
+def test_inputs_are_joined_as_numpy_would(parts):
+    seen = []
+
+    def function(inputs):
+        seen.append(inputs["x"])
+        return {"y": np.arange(len(inputs["x"]))}
+
+    entries = [
+        Pending(InferRequest("m", {"x": part}), {"x": part}, len(part), None, 0.0) for part in parts
+    ]
+    rows_of = sum(map(len, parts))
+    run_batch(
+        Batch(entries, rows_of, model="m", version="1", batched=True, reason="next"),
+        Plain(function),
+        PLAIN,
+    )
+    expected = np.concatenate(parts)
+    assert (seen[0].dtype, seen[0].shape) == (expected.dtype, expected.shape)
+    assert (seen[0] == expected).all()
+    assert [entry.error for entry in entries] == [None] * len(parts)
+
+
+class Plain:
+    """A backend that is only a function."""
+
+    def __init__(self, function: Any) -> None:
+        self.run = function
+
+
+@pytest.mark.parametrize("counts", [(1, 1, 1), (2, 1), (1, 3)])
+def test_all_outputs_are_split_with_the_axes_they_have(counts):
+    entries = [entry(*range(count)) for count in counts]
+    total = sum(counts)
+    outputs = {
+        "flat": np.arange(total),
+        "deep": np.arange(total * 6).reshape(total, 3, 2),
+        "strided": np.arange(total * 2).reshape(2, total).T,
+    }
+    run(entries, lambda _: dict(outputs))
+    start = 0
+    for one in entries:
+        assert one.outputs is not None
+        for name, whole in outputs.items():
+            expected = whole[start : start + one.rows]
+            assert one.outputs[name].shape == expected.shape
+            assert (one.outputs[name] == expected).all()
+        start += one.rows
+
+
+def test_a_single_request_has_a_dictionary_of_its_own():
+    kept = {"y": np.ones((1, 1))}
+    one = entry(1)
+    run([one], lambda _: kept)
+    assert one.outputs == kept
+    assert one.outputs is not kept
+
+
+def test_a_model_without_outputs_answers_with_none():
+    entries = [entry(1), entry(2)]
+    run(entries, lambda _: {})
+    assert [one.outputs for one in entries] == [{}, {}]

@@ -850,6 +850,111 @@ def test_what_queued_behind_an_inline_run_on_a_loop_does_not_need_that_loop_agai
     assert [f.result(DEADLOCK) for f in (first, second, third)] == [[2], [4], [6]]
 
 
+class Turns:
+    """Counts the turns of the running loop."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._loop = asyncio.get_running_loop()
+        self._loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self.count += 1
+        self._loop.call_soon(self._turn)
+
+
+def alone(make: Any, seconds: float = 20e-6) -> tuple[AdaptiveBatcher, GatedBackend]:
+    """A batcher whose runs are known to be short."""
+    backend = GatedBackend(traits=Traits(inline=True, shared=True))
+    batcher = make(backend)
+    for rows_of in (1, 2):
+        batcher.service_time.update(rows_of, seconds)
+    return batcher, backend
+
+
+def test_a_coroutine_that_is_alone_runs_its_request_without_a_turn_of_the_loop(make):
+    batcher, backend = alone(make)
+
+    async def main() -> None:
+        assert await infer(batcher, 1) == [2]
+        turns = Turns()
+        assert await infer(batcher, 2) == [4]
+        assert await infer(batcher, 3) == [6]
+        assert turns.count == 0
+
+    asyncio.run(main())
+    assert backend.sizes == [1, 1, 1]
+
+
+def test_a_coroutine_that_never_pauses_leaves_others_their_turns(make):
+    batcher, _ = alone(make)
+
+    async def main() -> None:
+        turns = Turns()
+        for number in range(500):
+            assert await infer(batcher, number) == [2 * number]
+        assert turns.count >= 4
+
+    asyncio.run(main())
+
+
+def test_coroutines_that_come_together_share_batches_after_one_was_alone(make):
+    batcher, backend = alone(make)
+
+    async def several() -> None:
+        for number in range(150):
+            assert await infer(batcher, number) == [2 * number]
+
+    async def main() -> None:
+        await infer(batcher, 0)
+        await asyncio.gather(*(several() for _ in range(4)))
+
+    asyncio.run(main())
+    assert max(backend.sizes) == 4
+    assert backend.sizes.count(4) > 50
+
+
+def test_a_run_that_is_not_short_is_not_made_where_it_is_asked_for(make):
+    batcher, backend = alone(make)
+
+    async def main() -> None:
+        await infer(batcher, 1)
+        for _ in range(200):
+            batcher.service_time.update(1, 0.5)
+        assert await infer(batcher, 2) == [4]
+
+    asyncio.run(main())
+    assert backend.threads[0] == threading.get_ident()
+    assert backend.threads[1] != threading.get_ident()
+
+
+def test_a_failure_of_a_request_that_is_alone_is_its_own(make):
+    batcher, backend = alone(make)
+
+    async def main() -> None:
+        await infer(batcher, 1)
+        backend.function = fail(ValueError("no"))
+        with pytest.raises(BackendError, match="no"):
+            await infer(batcher, 13)
+        backend.function = double
+        assert await infer(batcher, 3) == [6]
+
+    asyncio.run(main())
+    assert batcher.in_flight == 0
+
+
+def test_a_closed_batcher_refuses_a_coroutine_that_was_alone(make):
+    batcher, _ = alone(make)
+
+    async def main() -> None:
+        await infer(batcher, 1)
+        await asyncio.to_thread(batcher.close)
+        with pytest.raises(BatcherClosed):
+            await infer(batcher, 2)
+
+    asyncio.run(main())
+
+
 # ---------------------------------------------------------------------- the end
 
 

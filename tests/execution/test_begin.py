@@ -91,6 +91,22 @@ def test_the_answer_comes_once_on_the_loops_thread(traits):
     served(backend, use)
 
 
+def test_a_begun_request_is_never_answered_within_begin_even_where_a_coroutine_would_be():
+    backend = GatedBackend(traits=SHORT)
+
+    async def use(batcher: AdaptiveBatcher) -> None:
+        batcher.service_time.update(1, 20e-6)
+        request = InferRequest("m", rows(1))
+        await batcher.submit(request, rows(1), 1)
+        runs = len(backend.runs)
+        answer = Answer()
+        begin(batcher, answer, 2)
+        assert (answer.calls, len(backend.runs)) == ([], runs)
+        assert await answer.wait() == [4]
+
+    served(backend, use)
+
+
 def test_the_response_names_the_model_the_version_and_the_request():
     async def use(batcher: AdaptiveBatcher) -> None:
         answer = Answer()

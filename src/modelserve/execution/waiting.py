@@ -96,15 +96,15 @@ class Called(Expiring):
 
     def settle(self) -> None:
         """Call the function, unless it was called."""
-        if self.done is None:
-            return
-        if self.error is not None:
-            self.end(self.error)
-            return
-        port, outputs, request = self.port, self.outputs, self.request
-        assert port is not None
-        assert outputs is not None
-        self._call(InferResponse(port.model, port.version, outputs, id=request.id), None)
+        error = self.error
+        if error is not None:
+            self.end(error)
+        elif self.done is not None:
+            port, outputs = self.port, self.outputs
+            assert port is not None
+            assert outputs is not None
+            response = InferResponse(port.model, port.version, outputs, id=self.request.id)
+            self._tell(self.done, response, None)
 
     def end(self, error: BaseException) -> None:
         """Call the function with an error, unless it was called."""
@@ -112,7 +112,7 @@ class Called(Expiring):
             return
         if self.request.exchange is not None:
             self.request.exchange.code = code_of(error)
-        self._call(None, error)
+        self._tell(self.done, None, error)
 
     def cancel(self) -> None:
         """Withdraw the request; the function is not called from here on."""
@@ -123,11 +123,12 @@ class Called(Expiring):
             self.request.exchange.code = "CANCELLED"
         self.leave()
 
-    def _call(self, response: InferResponse | None, error: BaseException | None) -> None:
-        done, self.done = self.done, None
+    def _tell(
+        self, done: Done, response: InferResponse | None, error: BaseException | None
+    ) -> None:
+        self.done = None
         if self.timer is not None:
             self.timer.cancel()
-        assert done is not None
         try:
             done(response, error)
         except Exception:  # the neighbours in the batch are to be told all the same
