@@ -85,6 +85,10 @@ class Backend(Protocol):
         ...
 
 
+Done: TypeAlias = Callable[[InferResponse | None, BaseException | None], None]
+"""Gets the response to a request, or why there is none."""
+
+
 class Ticket(Protocol):
     """A request that was begun (see `Servable`) and whose answer is still to come."""
 

@@ -28,10 +28,19 @@ from modelserve.errors import (
     Unsupported,
 )
 from modelserve.messages import Exchange, InferRequest, InferResponse, Principal
-from modelserve.protocols import Admin, Authenticator, Catalog, Certificate, Servable, Ticket
+from modelserve.protocols import (
+    Admin,
+    Authenticator,
+    Catalog,
+    Certificate,
+    Done,
+    Servable,
+    Ticket,
+)
 
 __all__ = [
     "MAX_BODY_SIZE",
+    "OPTIONAL_HEADERS",
     "AdminRoutes",
     "BodyTimeout",
     "Exposition",
@@ -54,6 +63,11 @@ _MOST_FOUND: Final = 1024
 _LONGEST_FOUND: Final = 256
 
 _SMALL_BODY: Final = 64 * 2**10
+
+OPTIONAL_HEADERS: Final = frozenset(
+    ("x-request-id", "content-encoding", "traceparent", "idempotency-key")
+)
+"""Headers that say something about an inference request, and mostly are not there."""
 
 # A compressed body costs its sender little and the event loop what it becomes.
 _MAX_RATIO: Final = 100
@@ -111,6 +125,10 @@ class Request:
     """
 
     __slots__ = (
+        # While it is answered without a coroutine:
+        "_deliver",
+        "_message",
+        "_routes",
         "body",
         "certificate",
         "exchange",
@@ -118,6 +136,7 @@ class Request:
         "id",
         "method",
         "path",
+        "plain",
         "principal",
     )
 
@@ -135,6 +154,28 @@ class Request:
         self.principal: Principal | None = None
         self.certificate: Certificate | None = None
         """The client's certificate, where the transport asked for one."""
+        self.plain = False
+        """Whether the transport knows that it has none of the `OPTIONAL_HEADERS`: they are not
+        looked for then."""
+
+    def answering(
+        self, routes: Routes, message: InferRequest, deliver: Callable[[Reply], None]
+    ) -> Done:
+        """Return what a servable is to call with the response to the request."""
+        self._routes = routes
+        self._message = message
+        self._deliver = deliver
+        return self._done
+
+    def _done(self, response: InferResponse | None, error: BaseException | None) -> None:
+        routes = self._routes
+        try:
+            if response is None:
+                raise error or RuntimeError("there is neither a response nor an error")
+            reply = routes._encode(self, self._message, response)
+        except Exception as failure:  # the boundary of one HTTP request
+            reply = routes.refuse(self, failure)
+        self._deliver(reply)
 
 
 class Reply:
@@ -201,16 +242,18 @@ class Route:
     """Where a request goes.
 
     Attributes:
+        infers: Whether it is an inference request.
         scope: What the caller must be allowed: infer, read, admin, or empty for nothing.
         max_body: Bytes the body may have; 0 where none is to be read.
         model: Name of the model, or empty.
         version: Version number or label, or empty.
     """
 
-    __slots__ = ("_endpoint", "max_body", "model", "scope", "version")
+    __slots__ = ("_endpoint", "infers", "max_body", "model", "scope", "version")
 
     def __init__(self, endpoint: _Endpoint, max_body: int, model: str, version: str) -> None:
         self._endpoint = endpoint
+        self.infers = endpoint is _INFER
         self.scope = endpoint.scope
         self.max_body = max_body
         self.model = model
@@ -311,27 +354,30 @@ class Routes:
             Unauthenticated: The caller did not prove who it is.
             PermissionDenied: It may not do this, or nobody may.
         """
-        request.id = self._request_id(request.header("x-request-id"))
+        if request.plain:
+            request.id = f"{self._prefix}-{next(self._count):x}"
+        else:
+            request.id = self._request_id(request.header("x-request-id"))
         if route is None:
             route = self.find(request.method, request.path)
-        exchange = None
-        if route._endpoint is _INFER:
+        if route.infers:
             exchange = request.exchange = Exchange("http", route.model, id=request.id)
             exchange.version = route.version
-        if route.scope == "admin":
+        elif route.scope == "admin":
             self._admit_to_control(request)
         if self._authenticator is not None and route.scope:
-            principal = self._authenticator.authenticate(request)
-            request.principal = principal
-            if exchange is not None:
-                exchange.principal = principal.name
-            # Whoever may ask a model may know what it takes.
-            implied = route._endpoint in _DESCRIBING and "infer" in principal.scopes
-            if route.scope not in principal.scopes and not implied:
-                raise PermissionDenied(
-                    f'"{principal.name}" lacks the scope "{route.scope}" this needs'
-                )
+            self._authenticate(self._authenticator, request, route)
         return route
+
+    def _authenticate(self, authenticator: Authenticator, request: Request, route: Route) -> None:
+        principal = request.principal = authenticator.authenticate(request)
+        if request.exchange is not None:
+            request.exchange.principal = principal.name
+        if route.scope not in principal.scopes and not (
+            # Whoever may ask a model may know what it takes.
+            route._endpoint in _DESCRIBING and "infer" in principal.scopes
+        ):
+            raise PermissionDenied(f'"{principal.name}" lacks the scope "{route.scope}" this needs')
 
     def _admit_to_control(self, request: Request) -> None:
         if not self._admin:
@@ -377,12 +423,12 @@ class Routes:
         Raises:
             Exception: What is to go to `refuse`; `deliver` is not called then.
         """
-        if self._begin is None or route._endpoint is not _INFER:
+        if self._begin is None or not route.infers:
             return None
         started = perf_counter()
         message = self._decode(request, route)
         cast(Exchange, request.exchange).decode = perf_counter() - started
-        ticket: Ticket = self._begin(message, _Answering(self, request, message, deliver).done)
+        ticket: Ticket = self._begin(message, request.answering(self, message, deliver))
         return ticket
 
     def anonymous(self) -> Request:
@@ -455,7 +501,7 @@ class Routes:
         exchange = cast(Exchange, request.exchange)
         exchange.bytes_in = len(body)
         header = request.header
-        encoding = header("content-encoding")
+        encoding = None if request.plain else header("content-encoding")
         if encoding or len(body) > _CHEAP_BODY:
             self._check_model(route)
             if encoding:
@@ -473,8 +519,9 @@ class Routes:
             message.id = request.id
         message.exchange = exchange
         message.principal = request.principal
-        message.trace = header("traceparent") or ""
-        message.idempotency_key = header("idempotency-key") or ""
+        if not request.plain:
+            message.trace = header("traceparent") or ""
+            message.idempotency_key = header("idempotency-key") or ""
         return message
 
     def _check_model(self, route: Route) -> None:
@@ -647,34 +694,6 @@ def _reply(status: int, body: bytes | memoryview, request: Request) -> Reply:
 
 def _no_header(name: str) -> None:
     return None
-
-
-class _Answering:
-    """Turns what a servable gives back into the reply to a request."""
-
-    __slots__ = ("_deliver", "_message", "_request", "_routes")
-
-    def __init__(
-        self,
-        routes: Routes,
-        request: Request,
-        message: InferRequest,
-        deliver: Callable[[Reply], None],
-    ) -> None:
-        self._routes = routes
-        self._request = request
-        self._message = message
-        self._deliver = deliver
-
-    def done(self, response: InferResponse | None, error: BaseException | None) -> None:
-        routes, request = self._routes, self._request
-        try:
-            if response is None:
-                raise error or RuntimeError("there is neither a response nor an error")
-            reply = routes._encode(request, self._message, response)
-        except Exception as failure:  # the boundary of one HTTP request
-            reply = routes.refuse(request, failure)
-        self._deliver(reply)
 
 
 def _decompress(body: Body, encoding: str, limit: int) -> bytes:

@@ -25,7 +25,7 @@ from modelserve.transports.routes import BodyTimeout, Reply, Request, Route
 
 from .chunked import ChunkedBody
 from .heads import END, Head, HeadTimeout
-from .replies import CONTINUE, render
+from .replies import CONTINUE
 
 if TYPE_CHECKING:
     from .server import HTTP1Server
@@ -158,9 +158,7 @@ class Connection(asyncio.Protocol):
             end = data.find(END) + 4
             head = self._known(data[:end])
             if head is not None and len(data) - end == head.length:
-                self._head = head
-                if self._admit(head, whole=True):
-                    self._answer(data[end:])
+                self._serve(head, data[end:])
                 return
         if self._state == _LAST:
             self._lingered += len(data)
@@ -198,15 +196,16 @@ class Connection(asyncio.Protocol):
             self._refuse(error, close=True)
             return
         self._begun = False
-        self._head = head
         rest, length = held[end:], head.length
         if len(rest) >= length and not head.chunked:
             self._held = rest[length:]
-            if self._admit(head, whole=True):
-                self._answer(rest[:length])
+            self._serve(head, rest[:length])
             return
         self._held = rest
-        if not self._admit(head, whole=False):
+        try:
+            self._open(head)
+        except Exception as error:  # the boundary of one request, up to its body
+            self._refuse(error, close=True)
             return
         if head.chunked:
             self._chunks = ChunkedBody(self._limit)
@@ -224,25 +223,17 @@ class Connection(asyncio.Protocol):
             self._held = held[size:]
         return self._held
 
-    def _admit(self, head: Head, *, whole: bool) -> bool:
-        """Open the request of a head; or refuse it, before its body is read.
-
-        Where the body is not whole, it ends the connection to do without it.
-        """
+    def _open(self, head: Head) -> None:
+        """Open the request of a head, or raise why it is refused before its body is read."""
+        self._head = head
         request = self._request = Request(head.method, head.path, head.header)
+        request.plain = head.plain
         request.certificate = self.certificate
-        try:
-            if head.refusal is not None:
-                raise head.refusal
-            self._route = self._routes.open(request, head.route)
-            if head.length > self._limit:
-                raise PayloadTooLarge(
-                    f"the body has {head.length} bytes; {self._limit} are allowed"
-                )
-        except Exception as error:  # the boundary of one request, up to its body
-            self._refuse(error, close=not whole)
-            return False
-        return True
+        if head.refusal is not None:
+            raise head.refusal
+        self._route = self._routes.open(request, head.route)
+        if head.length > self._limit:
+            raise PayloadTooLarge(f"the body has {head.length} bytes; {self._limit} are allowed")
 
     @property
     def _limit(self) -> int:
@@ -279,22 +270,34 @@ class Connection(asyncio.Protocol):
 
     # ------------------------------------------------------------------ answering
 
+    def _serve(self, head: Head, body: bytes) -> None:
+        """Answer a request that is there as a whole."""
+        try:
+            self._open(head)
+        except Exception as error:  # the boundary of one request, up to its body
+            self._refuse(error, close=False)
+        else:
+            self._answer(body)
+
     def _answer(self, body: bytes | memoryview) -> None:
-        request, route = self._request, self._route
-        assert request is not None
-        assert route is not None
+        request, route, routes = (
+            cast(Request, self._request),
+            cast(Route, self._route),
+            self._routes,
+        )
         self._state = _BUSY
         self.due = inf
         if route.max_body:
             request.body = body
         try:
-            self._ticket = self._routes.begin(request, route, self.deliver)
+            self._ticket = routes.begin(request, route, self.deliver)
         except Exception as error:  # the boundary of one request
-            self.deliver(self._routes.refuse(request, error))
+            self.deliver(routes.refuse(request, error))
             return
         if self._ticket is None:
-            task = asyncio.get_running_loop().create_task(self._routes.answer(request, route))
-            self._task = task
+            task = self._task = asyncio.get_running_loop().create_task(
+                routes.answer(request, route)
+            )
             task.add_done_callback(self._done)
 
     def _done(self, task: asyncio.Task[Reply]) -> None:
@@ -354,12 +357,14 @@ class Connection(asyncio.Protocol):
 
     def _write(self, reply: Reply, keep: bool) -> None:
         head = self._head
-        lines = render(reply, self._server.date, keep=keep, old=head is not None and head.old)
+        lines = self._server.replies.head(reply, keep=keep, old=head is not None and head.old)
         body = reply.body
-        if reply.size <= _JOINED:
-            self._transport.write(lines + body[0] if len(body) == 1 else b"".join((lines, *body)))
-        else:
+        if reply.size > _JOINED:
             self._transport.writelines((lines, *body))
+        elif len(body) == 1:
+            self._transport.write(lines + body[0])
+        else:
+            self._transport.write(b"".join((lines, *body)))
 
     def _refuse(self, error: Exception, *, close: bool) -> None:
         """Answer the present request, or what was to become one, with an error."""

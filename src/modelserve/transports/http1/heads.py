@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from modelserve.errors import ClientError
-from modelserve.transports.routes import NoSuchPath, Route, split_target
+from modelserve.transports.routes import OPTIONAL_HEADERS, NoSuchPath, Route, split_target
 
 from .limits import Limits
 
@@ -77,6 +77,7 @@ class Head:
         header: Looks up a header by lower-case name.
         length: Bytes of the body; 0 where it is chunked.
         chunked: Whether the body comes in chunks.
+        plain: Whether it has none of the `OPTIONAL_HEADERS`.
         keep_alive: Whether the client will send further requests.
         old: Whether it is HTTP/1.0, where keeping a connection has to be said.
         expects: Whether the client waits for a `100 Continue`.
@@ -93,6 +94,7 @@ class Head:
         "method",
         "old",
         "path",
+        "plain",
         "refusal",
         "route",
     )
@@ -100,6 +102,7 @@ class Head:
     def __init__(self, method: str, target: bytes, headers: dict[str, str]) -> None:
         self.method = method
         self.header: Callable[[str], str | None] = headers.get
+        self.plain = OPTIONAL_HEADERS.isdisjoint(headers)
         self.length = 0
         self.chunked = False
         self.keep_alive = True

@@ -2,38 +2,66 @@
 
 from __future__ import annotations
 
+from email.utils import formatdate
 from http import HTTPStatus
 from typing import Final
 
 from modelserve.transports.routes import Reply
 
-__all__ = ["CONTINUE", "render"]
+__all__ = ["CONTINUE", "ReplyHeads"]
 
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 _STATUS: Final = {s.value: b"HTTP/1.1 %d %b\r\n" % (s, s.phrase.encode()) for s in HTTPStatus}
 
 
-def render(reply: Reply, date: bytes, *, keep: bool, old: bool) -> bytes:
-    """Return a reply's status line and headers, with the empty line behind them.
+class ReplyHeads:
+    """Writes status lines and headers; what replies of a second have in common is written once."""
 
-    Args:
-        reply: What to say.
-        date: The header `date` as a line.
-        keep: Whether the connection stays open.
-        old: Whether the client speaks HTTP/1.0, which has to be told if it does.
-    """
-    lines = b"%b%bcontent-type: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\n" % (
-        _STATUS[reply.status],
-        date,
-        reply.content_type,
-        reply.size,
-        reply.id.encode(),
-    )
-    if reply.json_size is not None:
-        lines += b"inference-header-content-length: %d\r\n" % reply.json_size
-    for header in reply.extra:
-        lines += b"%b: %b\r\n" % header
-    if not keep:
-        return lines + b"connection: close\r\n\r\n"
-    return lines + (b"connection: keep-alive\r\n\r\n" if old else b"\r\n")
+    __slots__ = ("_date", "_openings")
+
+    def __init__(self) -> None:
+        self._openings: dict[tuple[int, bytes], bytes] = {}
+        self._date = b""
+
+    def turn_clock(self) -> None:
+        """Take note of the time; to be called every second or more often."""
+        date = formatdate(usegmt=True).encode()
+        if date != self._date:
+            self._date = date
+            self._openings.clear()
+
+    def head(self, reply: Reply, *, keep: bool, old: bool) -> bytes:
+        """Return a reply's status line and headers, with the empty line behind them.
+
+        Args:
+            reply: What to say.
+            keep: Whether the connection stays open.
+            old: Whether the client speaks HTTP/1.0, which has to be told if it does.
+        """
+        opening = self._openings.get((reply.status, reply.content_type))
+        if opening is None:
+            opening = self._open(reply)
+        if reply.json_size is not None:
+            lines = b"%b%d\r\nx-request-id: %b\r\ninference-header-content-length: %d\r\n" % (
+                opening,
+                reply.size,
+                reply.id.encode(),
+                reply.json_size,
+            )
+        else:
+            lines = b"%b%d\r\nx-request-id: %b\r\n" % (opening, reply.size, reply.id.encode())
+        for header in reply.extra:
+            lines += b"%b: %b\r\n" % header
+        if not keep:
+            return lines + b"connection: close\r\n\r\n"
+        return lines + (b"connection: keep-alive\r\n\r\n" if old else b"\r\n")
+
+    def _open(self, reply: Reply) -> bytes:
+        opening = b"%bdate: %b\r\ncontent-type: %b\r\ncontent-length: " % (
+            _STATUS[reply.status],
+            self._date,
+            reply.content_type,
+        )
+        self._openings[reply.status, reply.content_type] = opening
+        return opening

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from email.utils import formatdate
 from typing import Final
 
 from modelserve.transports.routes import Routes
@@ -17,6 +16,7 @@ from modelserve.transports.routes import Routes
 from .connection import Connection
 from .heads import Heads
 from .limits import Limits
+from .replies import ReplyHeads
 from .tls import SecureTransport
 
 __all__ = ["HTTP1Server"]
@@ -67,7 +67,7 @@ class HTTP1Server:
         """Bytes of a body nobody wants that are read and dropped, to keep the connection."""
         self.now = 0.0
         """The loop's time when it was last looked at: often enough for what is counted by it."""
-        self.date = b""
+        self.replies = ReplyHeads()
         self._tls = tls
         self._drain = drain
         self._connections: set[Connection | SecureTransport] = set()
@@ -112,7 +112,7 @@ class HTTP1Server:
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         self.now = now = loop.time()
-        self.date = b"date: %b\r\n" % formatdate(usegmt=True).encode()
+        self.replies.turn_clock()
         for connection in [each for each in self._connections if each.due <= now]:
             connection.overdue()
         self._timer = loop.call_later(self._tick, self._look, loop)
