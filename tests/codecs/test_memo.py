@@ -67,6 +67,24 @@ def test_keys_that_never_come_again_leave_a_bounded_trace() -> None:
     assert len(some) == 0
 
 
+def test_one_of_sixteen_gets_in_where_another_must_go() -> None:
+    some = memo(entries=2)
+    keys = [str(number) for number in range(3)]
+    for _ in range(3):
+        for key in keys:
+            if some.due(key):
+                some.keep(key, int(key), size=1)
+    made = 0
+    for _ in range(160):
+        for key in keys:
+            if some.get(key) is None and some.due(key):
+                some.keep(key, int(key), size=1)
+                made += 1
+    assert 5 < made <= 160 // 16 + 1
+    some.clear()
+    assert [some.due("a"), some.due("a"), some.due("a")] == [False, True, True]
+
+
 @pytest.mark.parametrize("entries", [1, 5])
 def test_threads_keep_the_count(entries: int) -> None:
     some = memo(entries=entries, size=20)

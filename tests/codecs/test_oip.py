@@ -369,6 +369,27 @@ def test_inputs_from_json_are_read_only(datatype: str, kind: Any) -> None:
     assert x.dtype == numpy_dtype(datatype)
 
 
+@pytest.mark.parametrize("datatype", DATATYPES)
+def test_empty_inputs_are_read_only(datatype: str) -> None:
+    x = decode(*binary_body(b"", datatype, [2, 0])).inputs["x"]
+    assert not x.flags.writeable
+    assert x.shape == (2, 0)
+    if datatype != "BF16":
+        x = decode(tensor_body(datatype, [], [0, 3])).inputs["x"]
+        assert not x.flags.writeable
+        assert x.shape == (0, 3)
+
+
+@pytest.mark.parametrize("size", [1, 4096, 4097, 9000])
+def test_the_first_byte_that_is_no_boolean_is_named(size: int) -> None:
+    right = bytes([0, 1]) * (size // 2) + bytes(size % 2)
+    assert decode(*binary_body(right, "BOOL", [size])).inputs["x"].tobytes() == right
+    for index in {0, size // 2, size - 1}:
+        wrong = right[:index] + b"\x80" + right[index + 1 : -1] + b"\2" * (index < size - 1)
+        text = f"inputs[0][{index}]: expected a byte of 0 or 1, got 128"
+        assert refused(*binary_body(wrong, "BOOL", [size])) == text
+
+
 # Scalars against datatypes
 
 

@@ -13,6 +13,8 @@ V = TypeVar("V")
 
 _MARKS: Final = 4
 """Keys seen once that are remembered, for each value held."""
+_RELUCTANCE: Final = 16
+"""Of how many keys that are due one gets in where another must go for it."""
 
 
 class Memo(Generic[K, V]):
@@ -20,7 +22,8 @@ class Memo(Generic[K, V]):
 
     A key that never comes again (it holds an id, say) should cost next to nothing and push nothing
     out: callers keep a value only for a key that is `due`, from its second coming on. A key seen
-    once leaves its hash behind and nothing else. `get` takes no lock.
+    once leaves its hash behind and nothing else. Where more keys come again than there is room for,
+    one in sixteen gets in, so that values are not made only to be pushed out. `get` takes no lock.
 
     Args:
         entries: Values held at most.
@@ -35,9 +38,20 @@ class Memo(Generic[K, V]):
         1
     """
 
-    __slots__ = ("_entries", "_limit", "_lock", "_seen", "_sizes", "_values", "get", "size")
+    __slots__ = (
+        "_crowded",
+        "_entries",
+        "_limit",
+        "_lock",
+        "_seen",
+        "_sizes",
+        "_values",
+        "get",
+        "size",
+    )
 
     def __init__(self, *, entries: int, size: int) -> None:
+        self._crowded = 0  # keys that were due since room ran out; 0 while there is some
         self._entries = entries
         self._limit = size
         self._lock = Lock()
@@ -54,11 +68,14 @@ class Memo(Generic[K, V]):
         return len(self._values)
 
     def due(self, key: K) -> bool:
-        """Note that a key came; return whether it had come before."""
+        """Note that a key came; return whether a value is worth making for it."""
         mark = hash(key)
         seen = self._seen
         if mark in seen:
-            return True
+            if not self._crowded:
+                return True
+            self._crowded += 1
+            return self._crowded % _RELUCTANCE == 0
         if len(seen) >= _MARKS * self._entries:
             seen.clear()
         seen.add(mark)
@@ -72,6 +89,7 @@ class Memo(Generic[K, V]):
                 return
             while len(self._values) >= self._entries or self.size + size > self._limit:
                 self._drop(next(iter(self._values)))
+                self._crowded = self._crowded or 1
             self._values[key] = value
             self._sizes[key] = size
             self.size += size
@@ -82,6 +100,7 @@ class Memo(Generic[K, V]):
             self._values.clear()
             self._sizes.clear()
             self._seen.clear()
+            self._crowded = 0
             self.size = 0
 
     def _drop(self, key: K) -> None:

@@ -156,15 +156,6 @@ class _Head:
             start += size
         self.size = start
 
-    def read(self, body: Buffer, length: int, model: str, version: str, own: _Own) -> InferRequest:
-        inputs: dict[str, Tensor] = {}
-        for name, dtype, shape, start, rest in self.tensors:
-            if dtype is not None:
-                inputs[name] = ndarray(shape, dtype, body, length + start)
-            else:
-                inputs[name] = from_bytes(body, length + start, *rest)
-        return self.envelope.around(inputs, model, version, own)
-
 
 class _Frame:
     """The JSON of a request before and after the data of its only tensor."""
@@ -247,7 +238,13 @@ def read_by_head(body: Buffer, length: int, model: str, version: str) -> InferRe
     plan = HEADS.get(head)
     if not plan or len(body) != length + plan.size:
         return None
-    return plan.read(body, length, model, version, own)
+    inputs: dict[str, Tensor] = {}
+    for name, dtype, shape, start, rest in plan.tensors:
+        if dtype is not None:
+            inputs[name] = ndarray(shape, dtype, body, length + start)
+        else:
+            inputs[name] = from_bytes(body, length + start, *rest)
+    return plan.envelope.around(inputs, model, version, own)
 
 
 def learn_head(body: Buffer, length: int, request: InferRequest) -> None:

@@ -7,13 +7,13 @@ What it writes is, byte for byte, what the plain encoding in `modelserve.codecs.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, final
 
 from numpy import float32, ndarray
 from numpy.typing import NDArray
 
 from modelserve.messages import InferResponse, Parameters
-from modelserve.tensors import datatype_of
+from modelserve.tensors import Tensor, datatype_of
 
 from ._json import dumps
 from ._memo import Memo
@@ -26,9 +26,12 @@ Written: TypeAlias = tuple[list[bytes | memoryview], int | None]
 
 _EVERY: Final = ""
 _SMALL: Final = 16384
-"""Bytes of a tensor that are copied rather than given as a view, as `to_bytes` has it."""
+"""Bytes of a tensor from which on it is given as a view, as `to_bytes` has it."""
+_SHORT: Final = 4096
+"""Bytes of a tensor from which on copying its digits would cost more than is saved."""
 
 
+@final
 class _One:
     """Template of a response with one output: three pieces of JSON at most."""
 
@@ -60,8 +63,7 @@ class _One:
             self._head = _padded(self._head + self._last)
         self.size = 2 * len(self._head) + len(self._last)
 
-    def write(self, id: str, arrays: Iterable[NDArray[Any]]) -> Written:
-        (array,) = arrays
+    def write(self, id: str, array: NDArray[Any]) -> Written:
         if self._binary:
             blob = array.tobytes() if self._small else to_bytes(array, self._datatype)
             if not id:
@@ -71,7 +73,6 @@ class _One:
         text = dumps(_flat(array, "FP16") if self._half else array.ravel())
         if not id:
             return [self._head + text + self._last], None
-        # Joined at once: the text may be long.
         pieces = (self._first, b',"id":', dumps(id), self._middle, text, self._last)
         return [b"".join(pieces)], None
 
@@ -156,6 +157,7 @@ def write_by_template(response: InferResponse, wanted: Mapping[str, Parameters])
     if wanted and _EVERY in wanted:
         default = wanted[_EVERY].get("binary_data", False)
     key: tuple[Any, ...] = (response.model, response.version)
+    array: Tensor = None
     for name, array in response.outputs.items():
         if type(array) is not ndarray:
             return None
@@ -167,19 +169,28 @@ def write_by_template(response: InferResponse, wanted: Mapping[str, Parameters])
         if not TEMPLATES.due(key):
             return None
         template = _template(response, key)
-    return template.write(response.id, response.outputs.values()) if template else None
+    if not template:
+        return None
+    if type(template) is _One:
+        return template.write(response.id, array)
+    return template.write(response.id, response.outputs.values())
 
 
 def _template(response: InferResponse, key: tuple[Any, ...]) -> _One | _Several | Literal[False]:
     template: _One | _Several | Literal[False] = False
-    if response.outputs and all(map(_suits, response.outputs.values())):
-        forms = key[5::4]
+    forms = key[5::4]
+    if forms and all(map(_suits, response.outputs.values(), forms)):
         template = (_One if len(forms) == 1 else _Several)(response, forms)
     TEMPLATES.keep(key, template, size=template.size if template else len(key))
     return template
 
 
-def _suits(array: NDArray[Any]) -> bool:
-    """Say whether an output is of numbers or booleans that the JSON library takes as they are."""
+def _suits(array: NDArray[Any], binary: bool) -> bool:
+    """Say whether an output is of numbers or booleans that go out as they are in memory."""
     dtype = array.dtype
-    return dtype.kind in "biuf" and dtype.itemsize <= 8 and dtype.isnative
+    # A long text is better written in its place at once than joined to the rest.
+    if not binary and array.nbytes >= _SHORT:
+        return False
+    if not dtype.isnative or dtype != dtype.newbyteorder("<"):
+        return False
+    return dtype.kind in "biuf" and dtype.itemsize <= 8

@@ -51,6 +51,9 @@ _BOOLEANS: Final = {code: (pack(f"<{code}", 1), pack(f"<{code}", 0)) for code in
 _WIRE: Final = {name: numpy_dtype(name).newbyteorder("<") for name in (*_CODES, "BOOL")}
 _LENGTH: Final = Struct("<I")
 
+_FEW: Final = 4096
+"""Bytes up to which booleans are checked by taking the right ones away."""
+
 # numpy 1 has 32 axes at most; and sizes must not overflow an offset even where one axis is 0.
 _MAX_AXES: Final = 32
 _MAX_ELEMENTS: Final = 2**48
@@ -278,9 +281,12 @@ def from_bytes(
             path=place,
         )
     if not count:
-        return np.empty(shape, dtype)
+        return np.ndarray(shape, dtype, b"")
     array: NDArray[Any] = np.frombuffer(body, dtype, count, start)
-    if datatype == "BOOL":
+    # Of few bytes the right ones are taken away faster than the largest is found.
+    if datatype == "BOOL" and (
+        size > _FEW or bytes(body[start : start + size]).translate(None, b"\0\1")
+    ):
         raw = array.view(np.uint8)
         if raw.max() > 1:
             index = int((raw > 1).argmax())
