@@ -181,7 +181,7 @@ def test_tables_tell_rates_and_latencies(serve: Serve, models: Path, cli: Cli) -
     assert lines[serving.url] == "add version 1  JSON"
     assert lines["requests"].endswith("4 connections, requests at random moments")
     assert lines["rate"].startswith("asked 200.0/s, sent ")
-    assert lines["latency"].split() == ["sent", "late", "by"]
+    assert lines["latency"].startswith("sent late by")
     assert lines["p99.9"].split()[1] in ("us", "ms")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import ssl
 import sys
 from argparse import ArgumentTypeError
 from math import isfinite
@@ -14,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 from modelserve.cli.arguments import at_least, seconds
 
 if TYPE_CHECKING:
+    import ssl
+
     from modelserve.cli.load.measurements import Measurement
     from modelserve.cli.load.preparation import Model
     from modelserve.protocols import VersionInfo
@@ -239,6 +240,8 @@ def _ssl_context(arguments: argparse.Namespace) -> ssl.SSLContext | None:
         if arguments.ca is not None or arguments.insecure:
             raise ValueError("--ca and --insecure are for a URL that begins with https:")
         return None
+    import ssl
+
     context = ssl.create_default_context()
     if arguments.ca is not None:
         try:
