@@ -92,6 +92,8 @@ class Process:
     def stop(self) -> None:
         """Have it answer what it has, and end."""
         self.stopped = self.stopped or monotonic()
+        if self.phase == "starting":
+            self._popen.kill()  # it has nothing, and may not listen yet
         self.phase = "stopping"
         self.tell({"do": "stop"})
 

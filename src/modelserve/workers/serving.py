@@ -16,8 +16,8 @@ from typing import Any, Literal
 from modelserve.errors import ServeError
 from modelserve.protocols import VersionInfo
 from modelserve.repository.store import LocalStore
-from modelserve.transports.routes import MAX_BODY_SIZE
 from modelserve.transports.address import Address
+from modelserve.transports.routes import MAX_BODY_SIZE
 from modelserve.transports.serving import ServerName
 from modelserve.workers.settings import Settings, TLSFiles
 from modelserve.workers.shared import slots_for

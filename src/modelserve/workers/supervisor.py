@@ -107,6 +107,7 @@ class Supervisor:
         self._measured = 0.0
         self._control: asyncio.Server | None = None
         self._watcher: Watcher | None = None
+        self._watched: _Watched | None = None  # a watcher holds it weakly
         self._tasks: set[asyncio.Task[Any]] = set()
         self._stopping = False
         self._replaced = 0
@@ -156,11 +157,14 @@ class Supervisor:
     def watch(self, interval: float) -> None:
         """Follow changes of the store from now on."""
         # The watcher looks at names, at the store, and calls `follow`; that is all of a `Control`.
-        self._watcher = Watcher(cast("Control", _Watched(self)), interval)
+        self._watched = _Watched(self)
+        self._watcher = Watcher(cast("Control", self._watched), interval)
 
     async def stop(self) -> None:
         """Have every worker answer what it has and end; kill those that do not."""
         self._stopping = True
+        # Else who connects now would wait for an answer until the last worker has ended.
+        self._listening.close()
         if self._watcher is not None:
             await asyncio.to_thread(self._watcher.stop)
         for process in self._processes:
@@ -229,6 +233,8 @@ class Supervisor:
 
     def _end(self, process: Process) -> None:
         self._replaced += 1
+        if process.replace != "reload":
+            self._pause(process)
         _log.warning("worker %d was replaced: %s", process.pid, process.replace)
         if process.replace == "hung":
             process.kill()  # it could not hear anything else
@@ -261,13 +267,15 @@ class Supervisor:
                 process.replace = self._complaint(process, now, weigh=weigh)
                 if process.replace and process.phase != "serving":
                     self._end(process)
+            elif process.replace == "reload" and self._complaint(process, now, weigh=False):
+                process.replace = "hung"
 
     def _complaint(self, process: Process, now: float, *, weigh: bool) -> str:
         beat = self._shared.last_beat(process.slot)
         limit = self._bounds.hang_timeout if beat else _START
         if now - (beat or process.born) > limit and now >= self._patient_until:
             return "hung"
-        if weigh and self._bounds.max_rss is not None and process.connected:
+        if weigh and self._bounds.max_rss is not None and process.phase == "serving":
             size = resident_bytes(process.pid)
             if size > self._bounds.max_rss:
                 return f"{size} bytes of memory, more than {self._bounds.max_rss}"
@@ -283,19 +291,24 @@ class Supervisor:
         return len(self._processes)
 
     def _ended(self, process: Process) -> None:
-        now = monotonic()
         self._replaced += 1
-        self._failures = self._failures + 1 if now - process.born < _YOUNG else 1
-        pause = 0.0
-        if self._failures > 1:
-            pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** (self._failures - 2))
-        self._not_before = now + pause
+        pause = self._pause(process)
         _log.error(
             "worker %d ended with status %d; the next one starts in %g s",
             process.pid,
             process.status,
             pause,
         )
+
+    def _pause(self, process: Process) -> float:
+        """Return for how long no process is started, now that this one has failed."""
+        now = monotonic()
+        self._failures = self._failures + 1 if now - process.born < _YOUNG else 1
+        pause = 0.0
+        if self._failures > 1:
+            pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** (self._failures - 2))
+        self._not_before = now + pause
+        return pause
 
     def _count(self, phase: str) -> int:
         return sum(process.phase == phase for process in self._processes)
@@ -553,8 +566,7 @@ class _Watched:
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
         self._loop = asyncio.get_running_loop()
-        supervisor_store = supervisor._store
-        self.store = supervisor_store
+        self.store = supervisor._store
 
     @property
     def entries(self) -> Mapping[str, ModelState]:

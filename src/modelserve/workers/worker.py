@@ -32,6 +32,8 @@ __all__ = ["main"]
 _log = logging.getLogger("modelserve.workers")
 
 _TICK: Final = 0.05
+_LINGER: Final = 1.0
+"""Seconds in which a connection gets one more answer when its worker ends."""
 _SWITCH_INTERVAL: Final = 1e-4
 """As `modelserve.serve` has it."""
 
@@ -92,7 +94,7 @@ class Worker:
             await loading
             await ending
             if self._server is not None:
-                await self._server.stop()
+                await self._server.stop(linger=min(_LINGER, self._settings.drain))
             await self._repository.aclose(drain=self._settings.drain)
         finally:
             self._repository.metrics.flush()
