@@ -5,15 +5,26 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from importlib import import_module
+from typing import Final
 
 from modelserve import __version__
-from modelserve.cli import bench, demo, doctor, inspection, publication, server, versions
 from modelserve.errors import ServeError
 
 __all__ = ["main"]
 
-_COMMANDS = (server, publication, versions, inspection, bench, doctor, demo)
+# Which module declares which commands. Only what is wanted is imported: a server that starts
+# should not wait for the code of a demo.
+_MODULES: Final = {
+    "server": ("serve",),
+    "publication": ("publish",),
+    "versions": ("list", "label", "rollback"),
+    "inspection": ("inspect",),
+    "bench": ("bench",),
+    "doctor": ("doctor",),
+    "demo": ("demo",),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,9 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"modelserve {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for command in _COMMANDS:
-        command.declare(commands)
-    parsed = parser.parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    for name in _modules_for(given):
+        import_module(f"modelserve.cli.{name}").declare(commands)
+    parsed = parser.parse_args(given)
     try:
         status = int(parsed.run(parsed))
         sys.stdout.flush()  # here, where it may fail
@@ -42,6 +54,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         where = f"{error.filename}: " if error.filename else ""
         print(f"modelserve {parsed.command}: {where}{error.strerror or error}", file=sys.stderr)
     return 1
+
+
+def _modules_for(arguments: Sequence[str]) -> Iterable[str]:
+    """Return the module of the command that is named; all where help or an error is due."""
+    for name, commands in _MODULES.items():
+        if arguments and arguments[0] in commands:
+            return (name,)
+    return _MODULES
 
 
 def _finish_output() -> None:
