@@ -65,7 +65,7 @@ def may_hold_booleans(text: bytes) -> bool:
             return b"true" in text or b"false" in text
         # Words across an edge have a letter on each of its sides.
         text = text[: _EDGE + 4] + text[-_EDGE - 4 :]
-    return (b"r" in text and b"true" in text) or (b"l" in text and b"false" in text)
+    return (text.find(b"r") >= 0 and b"true" in text) or (text.find(b"l") >= 0 and b"false" in text)
 
 
 def _plain_default(value: Any) -> Any:

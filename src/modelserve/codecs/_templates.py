@@ -38,29 +38,30 @@ class _One:
     __slots__ = (
         "_binary",
         "_datatype",
-        "_first",
         "_half",
         "_head",
         "_last",
-        "_middle",
+        "_opened",
         "_small",
+        "_tail",
         "size",
     )
 
     def __init__(self, response: InferResponse, forms: tuple[bool, ...]) -> None:
-        self._first = _opening(response)
+        first = _opening(response)
+        self._opened = first + b',"id":'
         ((name, array),) = response.outputs.items()
         self._datatype = datatype_of(array.dtype)
         self._half = self._datatype == "FP16"
         self._binary = forms[0]
         self._small = array.nbytes < _SMALL
         opened, closed = _around(name, array, self._binary)
-        self._middle = b',"outputs":[' + opened
+        self._tail = b',"outputs":[' + opened
         self._last = closed + b"]}"
         # Without data in between, only an id changes anything.
-        self._head = self._first + self._middle
         if self._binary:
-            self._head = _padded(self._head + self._last)
+            self._tail += self._last
+        self._head = _padded(first + self._tail) if self._binary else first + self._tail
         self.size = 2 * len(self._head) + len(self._last)
 
     def write(self, id: str, array: NDArray[Any]) -> Written:
@@ -68,13 +69,12 @@ class _One:
             blob = array.tobytes() if self._small else to_bytes(array, self._datatype)
             if not id:
                 return [self._head, blob], len(self._head)
-            head = _padded(self._first + b',"id":' + dumps(id) + self._middle + self._last)
+            head = _padded(self._opened + dumps(id) + self._tail)
             return [head, blob], len(head)
         text = dumps(_flat(array, "FP16") if self._half else array.ravel())
         if not id:
             return [self._head + text + self._last], None
-        pieces = (self._first, b',"id":', dumps(id), self._middle, text, self._last)
-        return [b"".join(pieces)], None
+        return [b"".join((self._opened, dumps(id), self._tail, text, self._last))], None
 
 
 class _Several:

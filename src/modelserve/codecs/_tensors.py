@@ -151,7 +151,7 @@ def from_list(
         packed = _pack(flat, code, count)
     if packed is None or (booleans and _has_boolean(flat, packed, code)):
         raise _wrong_element(flat, datatype, place, index_shape)
-    return np.frombuffer(packed, _WIRE[datatype]).reshape(shape)
+    return np.ndarray(shape, _WIRE[datatype], packed)
 
 
 def _pack(flat: list[Any], code: str, count: int) -> bytes | None:
