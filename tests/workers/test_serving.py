@@ -11,6 +11,9 @@ from time import monotonic
 
 import pytest
 
+from modelserve import workers
+from modelserve.errors import LoadError
+from processes import python
 from several import Asking, Several, runs, several, until
 from versioned_models import tree
 
@@ -84,6 +87,17 @@ def test_change_is_seen_by_all_when_it_is_answered(server: Several) -> None:
         assert server.versions() == {"2"}
         asking.stop()
     assert asking.lost + asking.refused == []
+
+
+def test_route_is_seen_by_all_and_refused_where_nothing_is_loaded(server: Several) -> None:
+    assert server.change("load", "m", "1")[0] == 200
+    workers.route(server.runtime, "m", "1")
+    assert server.versions() == {"1"}
+    with pytest.raises(LoadError, match='has no version "9"'):
+        workers.route(server.runtime, "m", "9")
+    assert server.versions() == {"1"}
+    workers.route(server.runtime, "m", "")
+    assert server.versions() == {"2"}
 
 
 def test_worker_that_comes_later_serves_what_the_others_do(server: Several) -> None:
@@ -175,6 +189,34 @@ def test_two_servers_know_nothing_of_each_other(
         assert other.change("unload", "m")[0] == 200
         assert other.version() == "503"
         assert server.version() != "503"
+
+
+def test_command_line_serves_from_several_processes(
+    environment: dict[str, str], models: Path
+) -> None:
+    command = ["-m", "modelserve.cli", "serve", str(models), "--workers", "2"]
+    with python([*command, "--http", "127.0.0.1:0"], environment) as process:
+        assert process.stdout is not None
+        assert "ready; batching" in process.stdout.readline()
+        lines = [process.stdout.readline() for _ in range(2)]
+        assert lines[1].startswith("serving on http://127.0.0.1:")
+        process.send_signal(signal.SIGTERM)
+        printed, errors = process.communicate(timeout=15)
+        assert (process.returncode, printed, errors) == (0, "drained\n", "")
+
+
+def test_command_line_refuses_what_cannot_be_loaded(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    broken = tmp_path / "models" / "bad" / "1"
+    broken.mkdir(parents=True)
+    (broken / "model.onnx").write_bytes(b"no model")
+    command = ["-m", "modelserve.cli", "serve", str(tmp_path / "models"), "--workers", "2"]
+    with python([*command, "--http", "127.0.0.1:0"], environment) as process:
+        printed, errors = process.communicate(timeout=15)
+        assert (process.returncode, printed) == (1, "")
+        assert "bad version 1 cannot be served" in errors
+        assert "Traceback" not in errors
 
 
 def test_watched_store_is_followed_by_all(environment: dict[str, str], tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from modelserve.cli.arguments import at_least, seconds
+from modelserve.cli.several import serve_several
 from modelserve.errors import LoadError
 from modelserve.protocols import VersionInfo
 from modelserve.repository.repository import ModelRepository
@@ -52,6 +53,13 @@ def declare(commands: Any) -> None:
         type=at_least(1),
         default=1,
         help="instances of each model (default: 1)",
+    )
+    parser.add_argument(
+        "--workers",
+        metavar="N",
+        type=at_least(1),
+        default=1,
+        help="processes that serve side by side (default: 1)",
     )
     parser.add_argument(
         "--server",
@@ -99,10 +107,11 @@ def _run(arguments: argparse.Namespace) -> int:
     tls = _tls(arguments)
     _check_address(arguments, keys)
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
+    if arguments.workers > 1:
+        return serve_several(arguments, on_loaded=lambda infos: _accept(infos, arguments))
     with _load(arguments) as repository:
         infos = asyncio.run(repository.index())
-        _report(infos)
-        _check_loaded(infos, arguments)
+        _accept(infos, arguments)
         # From here on each change is told: what is served now stands above.
         logging.getLogger("modelserve.repository").setLevel(logging.INFO)
         serve(
@@ -165,6 +174,11 @@ def _load(arguments: argparse.Namespace) -> ModelRepository:
 
 def _is_no_failure(record: logging.LogRecord) -> bool:
     return record.levelno < logging.ERROR
+
+
+def _accept(infos: Sequence[VersionInfo], arguments: argparse.Namespace) -> None:
+    _report(infos)
+    _check_loaded(infos, arguments)
 
 
 def _report(infos: Sequence[VersionInfo]) -> None:

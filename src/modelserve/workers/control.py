@@ -10,7 +10,7 @@ from typing import Any
 
 from modelserve.workers.wire import MAX_MESSAGE, Message, decode_error, encode
 
-__all__ = ["reload", "status"]
+__all__ = ["reload", "route", "status"]
 
 
 def status(runtime: str | os.PathLike[str]) -> dict[str, Any]:
@@ -42,6 +42,21 @@ def reload(runtime: str | os.PathLike[str]) -> None:
         OSError: No supervisor runs there.
     """
     _ask(runtime, {"call": "reload"})
+
+
+def route(runtime: str | os.PathLike[str], model: str, version: str) -> None:
+    """Set which version answers requests that name none; returns when all workers do so.
+
+    Args:
+        runtime: The runtime directory that was given to `serve_workers`.
+        model: Name of the model.
+        version: Version number or label, one that is loaded; empty for the default again.
+
+    Raises:
+        LoadError: It is not loaded; then the route is as before.
+        OSError: No supervisor runs there.
+    """
+    _ask(runtime, {"call": "route", "model": model, "route": version})
 
 
 def _ask(runtime: str | os.PathLike[str], message: Message) -> Any:

@@ -8,10 +8,10 @@ import threading
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, NoReturn
 
-from modelserve.errors import ModelNotFound, Unsupported
+from modelserve.errors import ModelNotFound, ServeError, Unsupported
 from modelserve.protocols import Policy, StoredVersion
 from modelserve.repository.control import DRAIN, checked_number
-from modelserve.repository.models import answering_version, wanted_versions
+from modelserve.repository.models import ModelEntry, answering_version, wanted_versions
 from modelserve.repository.repository import ModelRepository
 from modelserve.repository.store import STABLE, LocalStore
 from modelserve.routing.versions import Pinned
@@ -106,10 +106,14 @@ class FollowingRepository(ModelRepository):
                 entry.explicit = frozenset(state.explicit)
                 entry.excluded = frozenset(state.excluded)
                 self._control.follow([name])
-                entry.policy = Pinned(state.route) if state.route else None
+                failed = dict(entry.failed)
+                policy = Pinned(state.route) if state.route else None
+                if policy is not None and policy != entry.policy:
+                    failed |= _unroutable(entry, state.route)
+                entry.policy = policy
                 wanted = wanted_versions(entry, entry.available, entry.labels)
                 found: Message = {
-                    "failed": dict(entry.failed),
+                    "failed": failed,
                     "answering": answering_version(wanted, entry.labels),
                 }
                 loop.call_soon_threadsafe(outcome.set_result, found)
@@ -228,6 +232,14 @@ class FollowingRepository(ModelRepository):
     def add(self, name: Any, source: Any = None, **options: Any) -> NoReturn:
         """Refuse: what is only in memory is in one process."""
         raise Unsupported("several processes serve what is in the store; use publish")
+
+
+def _unroutable(entry: ModelEntry, route: str) -> dict[str, str]:
+    try:
+        entry.find(route)
+    except ServeError as error:
+        return {"": str(error)}
+    return {}
 
 
 def _unless_done(outcome: asyncio.Future[Message], found: Message) -> None:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from modelserve.errors import ServeError
+from modelserve.errors import ServeError, Unsupported
 from modelserve.protocols import VersionInfo
 from modelserve.repository.store import LocalStore
 from modelserve.transports.address import Address
@@ -81,11 +81,12 @@ def serve_workers(
     Raises:
         OSError: The address cannot be listened on, or the runtime directory not be used.
         ModelNotFound: A model of `load` is not in the store.
-        RuntimeError: A worker ended while it started; or this system is not POSIX.
+        LoadError: A worker ended while it started.
+        Unsupported: The system is Windows, where processes cannot share a socket so.
         ValueError: As `modelserve.HTTPServer`.
     """
     if sys.platform == "win32":
-        raise RuntimeError("several workers need a POSIX system; on Windows serve from one process")
+        raise Unsupported("several workers need a POSIX system; on Windows serve from one process")
     _check(workers, spares, hang_timeout, drain)
     address = Address(http)
     if admin and not address.loopback and api_keys is None:

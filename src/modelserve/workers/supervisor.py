@@ -121,7 +121,7 @@ class Supervisor:
 
         Raises:
             ModelNotFound: A model that is to be loaded is not in the store.
-            RuntimeError: A worker ended while it started.
+            LoadError: A worker ended while it started.
             OSError: The runtime directory cannot be used.
         """
         desired = Desired().changed(await asyncio.to_thread(self._first_states))
@@ -139,7 +139,7 @@ class Supervisor:
         """Have the workers accept connections; returns when all do.
 
         Raises:
-            RuntimeError: A worker ended while it started.
+            LoadError: A worker ended while it started.
         """
         self._spawn_task(self._keep())
         await self._until(lambda: self._count("serving") >= self._bounds.workers)
@@ -148,7 +148,7 @@ class Supervisor:
         while not reached():
             for process in self._processes:
                 if process.status is not None:
-                    raise RuntimeError(
+                    raise LoadError(
                         f"a worker ended with status {process.status} while it started; its log "
                         "says why"
                     )
@@ -404,10 +404,12 @@ class Supervisor:
                 return await self._load_model(model, str(message["version"]))
             if call == "unload":
                 state = self._state(model).unloading(str(message["version"]))
-                return await self._change({model: state})
+                await self._change({model: state})
+                return None
             if call == "route":
                 state = replace(self._state(model), route=str(message["route"]))
-                return await self._change({model: state})
+                await self._change({model: state}, must="" if state.route else None)
+                return None
             if call == "rollback":
                 return await self._roll_back(model)
             if call == "label":
@@ -511,8 +513,7 @@ class Supervisor:
             for model, outcome in found.items():
                 answering[model] = outcome["answering"]
                 failed = outcome["failed"]
-                version = must or outcome["answering"]
-                reason = failed.get(version, failed.get(""))
+                reason = failed.get("", failed.get(must or outcome["answering"]))
                 if reason is not None and model in models:
                     reasons[model] = reason
         for model, reason in reasons.items():
