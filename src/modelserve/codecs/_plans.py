@@ -238,6 +238,7 @@ def read_by_head(body: Buffer, length: int, model: str, version: str) -> InferRe
     plan = HEADS.get(head)
     if not plan or len(body) != length + plan.size:
         return None
+    # Views keep the whole body. With so short a head that is never much more than the tensors.
     inputs: dict[str, Tensor] = {}
     for name, dtype, shape, start, rest in plan.tensors:
         if dtype is not None:
