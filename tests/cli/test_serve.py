@@ -3,6 +3,7 @@
 import json
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
+import trustme
 
 from modelserve.security.authentication import APIKeys
 from processes import half_a_request, wait_until_refused
@@ -137,6 +139,57 @@ def test_keep_going_serves_what_there_is(serve: Serve, broken: Path) -> None:
                 'bad version 1 cannot be served: "model.onnx" is not an ONNX model, '
                 "or not a whole one"
             ]
+
+
+def test_uvicorn_answers_alike(serve: Serve, models: Path) -> None:
+    with serve(models, "--server", "uvicorn") as serving:
+        answer = infer(serving.url)
+        assert (answer.status_code, answer.json()["outputs"][0]["data"]) == (200, SUM)
+        assert "server" not in answer.headers
+
+
+@pytest.fixture
+def pems(tmp_path: Path) -> dict[str, Path]:
+    authority = trustme.CA()
+    issued = authority.issue_cert("127.0.0.1", "localhost")
+    client = authority.issue_cert("shop", common_name="shop")
+    paths = {name: tmp_path / f"{name}.pem" for name in ("cert", "key", "ca", "client")}
+    issued.cert_chain_pems[0].write_to_path(paths["cert"])
+    issued.private_key_pem.write_to_path(paths["key"])
+    authority.cert_pem.write_to_path(paths["ca"])
+    client.private_key_and_cert_chain_pem.write_to_path(paths["client"])
+    return paths
+
+
+@pytest.mark.parametrize("server", ["http1", "uvicorn"])
+def test_certificate_makes_it_https(
+    serve: Serve, models: Path, pems: dict[str, Path], server: str
+) -> None:
+    options = ("--tls-cert", pems["cert"], "--tls-key", pems["key"], "--server", server)
+    with serve(models, *options) as serving:
+        assert serving.url.startswith("https://127.0.0.1:")
+        trusted = ssl.create_default_context(cafile=str(pems["ca"]))
+        assert infer(serving.url, verify=trusted).status_code == 200
+
+
+@pytest.mark.parametrize("server", ["http1", "uvicorn"])
+def test_authorities_let_in_only_whom_they_vouch_for(
+    serve: Serve, models: Path, pems: dict[str, Path], server: str
+) -> None:
+    options = ("--tls-cert", pems["cert"], "--tls-key", pems["key"], "--tls-client-ca", pems["ca"])
+    with serve(models, *options, "--server", server) as serving:
+        trusted = ssl.create_default_context(cafile=str(pems["ca"]))
+        with pytest.raises(httpx.TransportError):
+            infer(serving.url, verify=trusted)
+        trusted.load_cert_chain(pems["client"])
+        assert infer(serving.url, verify=trusted).status_code == 200
+
+
+def test_tls_needs_certificate_and_key(command: Cli, models: Path, pems: dict[str, Path]) -> None:
+    done = command("serve", models, "--tls-cert", pems["cert"])
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "modelserve serve: TLS needs both --tls-cert and --tls-key\n"
+
 
 
 @posix
