@@ -24,8 +24,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import onnx_models
-from modelserve.cli.load.measurements import Tally, Times
-from modelserve.cli.load.report import Progress
+from modelserve.cli.load.measurements import Measurement, Tally, Times
+from modelserve.cli.load.report import Progress, print_tables
 from modelserve.repository.store import LocalStore
 from modelserve.security.authentication import APIKeys
 from processes import python
@@ -137,7 +137,7 @@ def test_closed_loop_counts_every_answer(
     serve: Serve, models: Path, command: Cli, wire: tuple[str, ...]
 ) -> None:
     with serve(models) as serving:
-        found = bench(command, serving.url, *wire, "--rows", "3")
+        found = bench(command, serving.url, *wire, "--rows", "3", "--version", "stable")
     assert (found["loop"], found["connections"], found["version"]) == ("closed", 4, "1")
     assert found["rows"] == 3
     assert found["latency"]["count"] == found["requests"]
@@ -615,6 +615,35 @@ def test_progress_is_shown_on_a_terminal_and_nowhere_else(monkeypatch: pytest.Mo
     silent(tally, 1.0)
     silent.end()
     assert pipe.getvalue() == ""
+
+
+def test_tables_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("rich")
+    tally = Tally(0.5)
+    tally.right.extend([0.001, 0.9])
+    tally.fail("503", "full")
+    tally.retry_after = "2"
+    tally.fold()
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    print_tables(Measurement(tally, 1.0, 3, 3, 2.0, 4, None, 0.5, ""))
+    shown = re.sub("\x1b\\[[0-9;]*m", "", terminal.getvalue())
+    lines = [" ".join(line.split()) for line in shown.splitlines()]
+    assert lines[0] == "requests 3 in 1.0 s, 4 connections, asking again when answered"
+    assert lines[1] == "503 1, Retry-After: 2; the first: full"
+    assert "goodput 1.0/s within 500.00 ms; 1 right but late" in lines
+    assert "rows/s 6.0" in lines
+    assert "max 900.00 ms" in lines
+
+
+def test_answers_in_pieces_are_put_together(command: Cli) -> None:
+    long = answer(*range(100_000))
+
+    def large(number: int, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        return 200, {}, long
+
+    with Scripted(large) as server:
+        bench(command, server.url)
 
 
 def test_missing_parser_names_the_extra(fresh_python: Callable[..., str]) -> None:

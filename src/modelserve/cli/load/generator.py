@@ -160,12 +160,24 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 class _Connection(asyncio.Protocol):
     """One connection, with at most one request under way."""
 
-    __slots__ = ("_body", "_data", "_load", "_parser", "_shot", "busy", "due", "sent", "transport")
+    __slots__ = (
+        "_body",
+        "_data",
+        "_load",
+        "_more",
+        "_parser",
+        "_shot",
+        "busy",
+        "due",
+        "sent",
+        "transport",
+    )
 
     def __init__(self, load: _Load) -> None:
         self._load = load
         self._parser: Any = load.parser(self)
         self._body = b""
+        self._more: list[bytes] = []
         self._data = b""
         """What came last: an answer's head, most of the time."""
         self._shot: Shot = load.shots[0]
@@ -206,12 +218,17 @@ class _Connection(asyncio.Protocol):
     # What the parser calls
 
     def on_body(self, body: bytes) -> None:
-        self._body = self._body + body if self._body else body
+        if self._body:
+            self._more.append(body)
+        else:
+            self._body = body
 
     def on_message_complete(self) -> None:
         parser = self._parser
         status = parser.get_status_code()
         body, self._body = self._body, b""
+        if self._more:
+            body, self._more = b"".join((body, *self._more)), []
         if status < 200:  # an interim answer
             return
         load = self._load
@@ -292,6 +309,7 @@ class _Load(ABC):
             measured = self._measured()
             if not ended:
                 await self._watch_rest()
+            self.give_up()
         except asyncio.CancelledError:
             ended = "interrupted"
         finally:
@@ -328,6 +346,11 @@ class _Load(ABC):
     def stop(self) -> None:
         """Make no more requests."""
         self.sending = False
+
+    def give_up(self) -> None:
+        """Count the requests that will not be answered any more."""
+        for connection in self._connections:
+            self.fail(connection, "no answer", "the load ended first")
 
     def sweep(self, now: float) -> None:
         """Give up requests that have waited for too long."""
@@ -547,6 +570,12 @@ class _OpenLoop(_Load):
     @property
     def waiting(self) -> bool:
         return bool(self._backlog) or super().waiting
+
+    def give_up(self) -> None:
+        super().give_up()
+        while self._backlog:
+            if self._backlog.popleft() >= self.began:
+                self.tally.fail("not sent", "the load ended first")
 
     def sweep(self, now: float) -> None:
         super().sweep(now)

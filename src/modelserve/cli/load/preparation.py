@@ -93,6 +93,8 @@ class Server:
             headers=headers,
             max_response_size=_MOST_SIZE,
         )
+        if self.core.socket and not hasattr(socket, "AF_UNIX"):
+            raise ValueError(f"{url}: there are no Unix sockets on this platform")
         scheme, host, port = self.core.origin
         self.name = f"unix:{self.core.socket}" if self.core.socket else self.core.name
         self.origin = Origin(
