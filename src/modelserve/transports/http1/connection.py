@@ -176,7 +176,8 @@ class Connection(asyncio.Protocol):
                 self._read_head()
         elif self._state == _BODY:
             self._read_body()
-        if self._state == _BUSY and len(self._held) > _MOST_AHEAD and not self._paused:
+        waits = self._state == _BUSY or (self._state == _HEAD and self._blocked)
+        if waits and len(self._held) > _MOST_AHEAD and not self._paused:
             self._paused = True
             self._transport.pause_reading()
 
@@ -228,6 +229,7 @@ class Connection(asyncio.Protocol):
         self._head = head
         request = self._request = Request(head.method, head.path, head.header)
         request.plain = head.plain
+        request.json_size = head.json_size
         request.certificate = self.certificate
         if head.refusal is not None:
             raise head.refusal
@@ -342,15 +344,15 @@ class Connection(asyncio.Protocol):
         if self._state != _BUSY or self._request is not None:
             return
         self._state = _HEAD
-        if self._paused:
-            self._paused = False
-            self._transport.resume_reading()
         self._await_request()
 
     def _await_request(self) -> None:
         if self._blocked:
             self._watch_reader()
             return
+        if self._paused:
+            self._paused = False
+            self._transport.resume_reading()
         self._due_in(self._server.limits.idle_timeout)
         if self._held:
             self._use_held()
