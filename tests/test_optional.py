@@ -82,7 +82,7 @@ def ask(url):
     print(json.loads(answer)["outputs"][0]["data"])
 
 async def main(repo):
-    async with HTTPServer(repo, http="127.0.0.1:0") as server:
+    async with HTTPServer(repo, http="127.0.0.1:0", server=NAME) as server:
         await asyncio.to_thread(ask, server.url)
 
 with ModelRepository() as repo:
@@ -129,9 +129,10 @@ def test_application_needs_no_server_and_no_optional_package(without: Without) -
     assert without([*rooms, *OPTIONAL], ASGI) == ROW
 
 
-def test_server_needs_only_uvicorn(without: Without) -> None:
-    missing = ["modelserve.client", "modelserve.cli", *(m for m in OPTIONAL if m != "uvicorn")]
-    assert without(missing, HTTP) == ROW
+@pytest.mark.parametrize(("name", "package"), [("http1", "httptools"), ("uvicorn", "uvicorn")])
+def test_server_needs_only_what_parses_http(without: Without, name: str, package: str) -> None:
+    missing = ["modelserve.client", "modelserve.cli", *(m for m in OPTIONAL if m != package)]
+    assert without(missing, HTTP.replace("NAME", repr(name))) == ROW
 
 
 def test_client_needs_no_transport_repository_or_runtime(without: Without) -> None:
@@ -208,7 +209,7 @@ def test_command_that_misses_a_package_says_so_in_one_sentence(
     without: Without, command: str
 ) -> None:
     printed = without(
-        ["uvicorn", "sklearn"],
+        ["httptools", "sklearn"],
         "import contextlib, io, pathlib\n"
         "from modelserve.cli import main\n"
         "from modelserve.repository.store import LocalStore\n"

@@ -93,7 +93,7 @@ def _is_outdated(version: str) -> bool:
 
 def _installed() -> list[str]:
     """Return which distributions are there. importlib.metadata would take 15 ms to tell."""
-    found = set()
+    found: set[str] = set()
     for directory in sys.path:
         with suppress(OSError):
             found.update(

@@ -134,6 +134,7 @@ class Request:
         "exchange",
         "header",
         "id",
+        "json_size",
         "method",
         "path",
         "plain",
@@ -154,9 +155,11 @@ class Request:
         self.principal: Principal | None = None
         self.certificate: Certificate | None = None
         """The client's certificate, where the transport asked for one."""
+        self.json_size: int | str | None = None
+        """Bytes of the JSON part of a body with binary tensors, as the header says it."""
         self.plain = False
-        """Whether the transport knows that it has none of the `OPTIONAL_HEADERS`: they are not
-        looked for then."""
+        """Whether the transport knows that it has none of the `OPTIONAL_HEADERS`, and has set
+        `json_size`: the headers are not looked at then."""
 
     def answering(
         self, routes: Routes, message: InferRequest, deliver: Callable[[Reply], None]
@@ -500,15 +503,17 @@ class Routes:
         body, request.body = request.body, b""
         exchange = cast(Exchange, request.exchange)
         exchange.bytes_in = len(body)
-        header = request.header
-        encoding = None if request.plain else header("content-encoding")
+        encoding = None
+        if not request.plain:
+            request.json_size = request.header(oip.HEADER)
+            encoding = request.header("content-encoding")
         if encoding or len(body) > _CHEAP_BODY:
             self._check_model(route)
             if encoding:
                 body = _decompress(body, encoding, route.max_body)
         try:
             message = oip.decode_request(
-                body, model=route.model, version=route.version, header_length=header(oip.HEADER)
+                body, model=route.model, version=route.version, header_length=request.json_size
             )
         except ClientError:
             self._check_model(route)  # that there is no such model comes first
@@ -520,8 +525,8 @@ class Routes:
         message.exchange = exchange
         message.principal = request.principal
         if not request.plain:
-            message.trace = header("traceparent") or ""
-            message.idempotency_key = header("idempotency-key") or ""
+            message.trace = request.header("traceparent") or ""
+            message.idempotency_key = request.header("idempotency-key") or ""
         return message
 
     def _check_model(self, route: Route) -> None:

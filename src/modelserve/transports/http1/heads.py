@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from modelserve.codecs import oip
 from modelserve.errors import ClientError
 from modelserve.transports.routes import OPTIONAL_HEADERS, NoSuchPath, Route, split_target
 
@@ -77,6 +78,7 @@ class Head:
         header: Looks up a header by lower-case name.
         length: Bytes of the body; 0 where it is chunked.
         chunked: Whether the body comes in chunks.
+        json_size: The header Inference-Header-Content-Length.
         plain: Whether it has none of the `OPTIONAL_HEADERS`.
         keep_alive: Whether the client will send further requests.
         old: Whether it is HTTP/1.0, where keeping a connection has to be said.
@@ -89,6 +91,7 @@ class Head:
         "chunked",
         "expects",
         "header",
+        "json_size",
         "keep_alive",
         "length",
         "method",
@@ -103,6 +106,10 @@ class Head:
         self.method = method
         self.header: Callable[[str], str | None] = headers.get
         self.plain = OPTIONAL_HEADERS.isdisjoint(headers)
+        size = headers.get(oip.HEADER)
+        # A number is read once; anything else is the codec's to refuse.
+        digits = size is not None and size.isascii() and size.isdigit() and len(size) < 20
+        self.json_size: int | str | None = int(size) if size is not None and digits else size
         self.length = 0
         self.chunked = False
         self.keep_alive = True
