@@ -153,6 +153,17 @@ def test_version_forgotten_by_all_is_exposed_no_more() -> None:
     assert total(two) == 2
 
 
+def test_process_that_leaves_keeps_its_counts_in_the_pool() -> None:
+    pool = make_pool()
+    one, two = member(pool, 0), member(pool, 1)
+    one.observe(batch(3))
+    two.observe(batch(1))
+    one.leave()
+    one.forget("m", "1")  # its models are closed
+    pool.release(0)
+    assert total(two) == 4
+
+
 def test_what_an_ended_process_counted_for_a_version_gone_is_not_exposed() -> None:
     pool = make_pool()
     member(pool, 0).observe(batch(1, version="1"))

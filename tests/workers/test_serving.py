@@ -64,8 +64,9 @@ def test_killed_worker_is_replaced_and_loses_only_what_was_in_it(server: Several
     assert -4 <= missing <= 64
 
 
-def test_reload_loses_no_request_and_replaces_all(server: Several) -> None:
+def test_reload_loses_no_request_and_no_count_and_replaces_all(server: Several) -> None:
     until(lambda: server.complete(2))
+    before = server.counted()
     old = server.pids("serving", "loaded")
     with Asking(server.port) as asking:
         server.process.send_signal(signal.SIGHUP)
@@ -73,6 +74,8 @@ def test_reload_loses_no_request_and_replaces_all(server: Several) -> None:
         asking.more(20)
         asking.stop()
     assert asking.lost + asking.refused == []
+    until(lambda: not server.pids("stopping"))
+    until(lambda: server.counted() == before + asking.answered, 2)
 
 
 def test_change_is_seen_by_all_when_it_is_answered(server: Several) -> None:

@@ -162,6 +162,7 @@ class Metrics:
         self._ledger = Ledger(self._columns, rows_for(max_series))
         self._pool: Pool | None = None
         self._slot = 0
+        self._leaving = False
         self._cells: dict[_Key, _Cell] = {}
         self._kinds = 0
         self._placed: list[_Series] = []
@@ -190,6 +191,13 @@ class Metrics:
             ledger = pool.ledgers[slot]
             ledger.adopt(getpid())
             self._ledger, self._pool, self._slot = ledger, pool, slot
+
+    def leave(self) -> None:
+        """Let what was counted stay in the pool, whatever is forgotten from now on.
+
+        A process that ends calls it before its models are closed.
+        """
+        self._leaving = self._pool is not None
 
     def observe(self, exchanges: Sequence[Exchange]) -> None:
         """Fold closed exchanges; quickest where those of a batch come one after the other."""
@@ -268,6 +276,8 @@ class Metrics:
     def forget(self, model: str, version: str) -> None:
         """Drop a version's series; call it when the version is gone for good."""
         with self._lock:
+            if self._leaving:
+                return
             self._settle()
             self._cells.clear()
             self._drop(model, version)

@@ -233,9 +233,11 @@ class Supervisor:
 
     def _end(self, process: Process) -> None:
         self._replaced += 1
-        if process.replace != "reload":
+        if process.replace == "reload":
+            _log.info("worker %d ends, another one has its place", process.pid)
+        else:
             self._pause(process)
-        _log.warning("worker %d was replaced: %s", process.pid, process.replace)
+            _log.warning("worker %d was replaced: %s", process.pid, process.replace)
         if process.replace == "hung":
             process.kill()  # it could not hear anything else
         else:

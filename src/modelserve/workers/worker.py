@@ -95,6 +95,7 @@ class Worker:
             await ending
             if self._server is not None:
                 await self._server.stop(linger=min(_LINGER, self._settings.drain))
+            self._repository.metrics.leave()
             await self._repository.aclose(drain=self._settings.drain)
         finally:
             self._repository.metrics.flush()
