@@ -12,7 +12,7 @@ at all is left out of it.
 
 "+" in the tables: modelserve takes longer. An interval is that of the mean difference over traces,
 paired, 95 %. The verdict is "worse" only if the whole interval of p50 or p99 is above zero.
-Exit status 1 if any of them is, at loads up to 90 %.
+Exit status 1 if any of them is, at loads up to 90 %. It takes a quarter of an hour.
 """
 
 from __future__ import annotations

@@ -35,6 +35,8 @@ _BURST: Final = 64
 """Requests sent at once before answers are read again."""
 _AT_ONCE: Final = 64
 """Connections opened at the same time."""
+_OPENING: Final = 30.0
+"""Seconds that opening connections may take."""
 _GONE: Final = 3.0
 """Seconds without any connection after which the server counts as gone."""
 _DRAWN: Final = 4096
@@ -400,12 +402,13 @@ class _Load(ABC):
                 await self._open()
 
         try:
-            async with asyncio.timeout(self.plan.limit), asyncio.TaskGroup() as group:
+            async with asyncio.timeout(_OPENING), asyncio.TaskGroup() as group:
                 for _ in range(self.plan.connections):
                     group.create_task(open_one())
         except* OSError as errors:
             first = errors.exceptions[0]
-            raise UnavailableError(f"no connection can be made: {first}") from first
+            why = str(first) or f"none within {_OPENING:g} s"
+            raise UnavailableError(f"no connection can be made: {why}") from first
 
     async def _open(self) -> _Connection:
         loop, origin = asyncio.get_running_loop(), self._origin
@@ -430,7 +433,7 @@ class _Load(ABC):
         pause = 0.02
         while not self._over:
             try:
-                async with asyncio.timeout(self.plan.limit):
+                async with asyncio.timeout(_OPENING):
                     connection = await self._open()
             except OSError as error:  # TimeoutError included
                 self._why_without = str(error) or "no answer"

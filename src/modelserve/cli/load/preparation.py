@@ -7,6 +7,7 @@ HTTP, one request at a time.
 from __future__ import annotations
 
 import http.client
+import json
 import socket
 import ssl
 from collections.abc import Mapping, Sequence
@@ -220,9 +221,7 @@ def read_inputs(path: Path, info: VersionInfo) -> Arrays:
 
 
 def _read_json(body: bytes, info: VersionInfo) -> Arrays:
-    from modelserve.codecs._json import loads
-
-    document = loads(body)
+    document = json.loads(body)
     if type(document) is not dict:
         raise ValueError("expected an object: a request, or lists by input name")
     if type(document.get("inputs")) is list and "inputs" not in _specs(info):
