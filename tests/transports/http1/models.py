@@ -52,6 +52,16 @@ class Held(StubModel):
             await self.entered.acquire()
 
 
+class Sums(StubModel):
+    """The model "echo", which tells the sum of what it got, without a copy."""
+
+    def __init__(self) -> None:
+        super().__init__(self._sum, name="echo")
+
+    def _sum(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {"y": np.array([inputs["x"].sum(dtype=np.uint64)])}
+
+
 def large(size: int) -> StubModel:
     """Return the model "echo" that answers with so many bytes."""
     answer = np.zeros(size, np.uint8)

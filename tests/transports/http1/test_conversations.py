@@ -13,7 +13,7 @@ import pytest
 from modelserve.security.authentication import APIKeys
 from modelserve.testing import StubModel
 from modelserve.transports.http1 import Limits
-from transports.http1.models import Held, large, served, until, upload, wanting_bytes
+from transports.http1.models import Held, Sums, large, served, until, upload, wanting_bytes
 from transports.http1.rows import CHUNKED, END, chunk, chunked, get, head, post, sized, text
 from transports.raw_http import Peer, Reader, peer_of
 
@@ -211,16 +211,6 @@ def test_a_body_in_many_small_chunks(runner: asyncio.Runner) -> None:
             assert (await peer.ask(END)).told == f"200 {said}"
 
     runner.run(main())
-
-
-class Sums(StubModel):
-    """The model "echo", which tells the sum of what it got, without a copy."""
-
-    def __init__(self) -> None:
-        super().__init__(self._sum, name="echo")
-
-    def _sum(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {"y": np.array([inputs["x"].sum(dtype=np.uint64)])}
 
 
 async def told_sum(peer: Peer) -> int:
