@@ -273,6 +273,62 @@ def test_a_request_whose_deadline_passes_in_the_queue_is_told_and_costs_no_compu
     assert backend.runs == [[0]]
 
 
+def test_requests_answered_in_the_next_turn_set_no_timers():
+    backend = GatedBackend(traits=SHORT)
+    timers: list[float] = []
+
+    class Loop(asyncio.SelectorEventLoop):
+        def call_later(self, delay: float, callback: Any, *args: Any, **options: Any) -> Any:
+            if getattr(callback, "__name__", "") == "expire":
+                timers.append(delay)
+            return super().call_later(delay, callback, *args, **options)
+
+    batcher = AdaptiveBatcher([backend], max_batch_size=8, model="m", version="1")
+    for size in (1, 2, 4):
+        batcher.service_time.update(size, 20e-6)
+
+    async def main() -> None:
+        for _ in range(3):
+            answers = [Answer() for _ in range(3)]
+            for number, answer in enumerate(answers):
+                begin(batcher, answer, number, timeout=60.0)
+            assert [await answer.wait() for answer in answers] == [[0], [2], [4]]
+        loop_timers = len(timers)
+        for _ in range(5):
+            assert await batcher.submit(InferRequest("m", rows(1), timeout=60.0), rows(1), 1)
+        assert (loop_timers, len(timers)) == (0, 0)
+
+    with asyncio.Runner(loop_factory=Loop) as runner:
+        runner.run(main())
+    assert backend.sizes[:3] == [3, 3, 3]
+    assert batcher.close()
+
+
+def test_requests_begun_within_an_answer_leave_nothing_behind():
+    backend = GatedBackend(traits=SHORT)
+
+    async def use(batcher: AdaptiveBatcher) -> None:
+        batcher.service_time.update(1, 20e-6)
+        finished = asyncio.get_running_loop().create_future()
+        kept: list[int] = []
+        left = 50
+
+        def again(response: Any, error: Any) -> None:
+            nonlocal left
+            left -= 1
+            if not left:
+                finished.set_result(None)
+                return
+            begin(batcher, again, left, timeout=60.0)
+            kept.append(len(next(iter(batcher._ports.values())).timed))
+
+        begin(batcher, again, left, timeout=60.0)
+        await finished
+        assert max(kept) == 1
+
+    served(backend, use)
+
+
 def test_a_deadline_that_passes_while_the_request_runs_is_told_once():
     backend = GatedBackend()
 

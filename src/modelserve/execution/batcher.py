@@ -274,7 +274,11 @@ class AdaptiveBatcher(Dispatcher):
                 port.flushing = True
                 port.loop.call_soon(self.flush, port)
         if left < _LONGEST_TIMER:
-            pending.timer = port.loop.call_later(left, self._expire, pending)
+            if port.flushing:
+                # Most are answered when the loop has sent what waits: saves a timer, 1 us.
+                port.timed.append(pending)
+            else:
+                port.set_timers((pending,))
         return None
 
     def _enter_blocking(
@@ -355,7 +359,7 @@ class AdaptiveBatcher(Dispatcher):
             if pending.deadline is None:
                 gate.acquire()
             else:
-                left = max(0.0, pending.deadline - self._clock())
+                left = max(0.0, pending.deadline - self.clock())
                 if not gate.acquire(timeout=min(left, threading.TIMEOUT_MAX)):
                     raise self._too_late()
         except BaseException:
@@ -363,13 +367,9 @@ class AdaptiveBatcher(Dispatcher):
             raise
 
     def _check_deadline(self, deadline: float) -> float:
-        left = deadline - self._clock()
+        left = deadline - self.clock()
         if left <= 0:
             raise DeadlineExceeded(
                 f'model "{self.model}": the deadline passed before the request came'
             )
         return left
-
-    def _expire(self, pending: Expiring) -> None:
-        self.withdraw(pending)
-        pending.end(self._too_late())

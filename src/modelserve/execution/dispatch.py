@@ -28,6 +28,7 @@ from modelserve.execution.nested import Run, chain, entered
 from modelserve.execution.ports import LoopPort, deliver
 from modelserve.execution.queue import BatchKey, Pending, PendingQueue
 from modelserve.execution.service_time import ServiceTime
+from modelserve.execution.waiting import Expiring
 from modelserve.protocols import Backend, Traits
 
 __all__ = ["Dispatcher", "forks"]
@@ -102,7 +103,7 @@ class Dispatcher:
         self.service_time = ServiceTime()
         self.traits: Traits = getattr(backends[0], "traits", Traits())
         self.backends = tuple(backends)
-        self._clock = clock
+        self.clock = clock
         self._key = BatchKey(
             backends[0].signature, batched=max_batch_size > 0, parameters=self.traits.context
         )
@@ -161,6 +162,11 @@ class Dispatcher:
         if self.traits.opens:
             open_backends(self.lanes)
 
+    def expire(self, pending: Expiring) -> None:
+        """Tell a request of an event loop that its deadline passed; on the loop's thread."""
+        self.withdraw(pending)
+        pending.end(self._too_late())
+
     def withdraw(self, pending: Pending) -> None:
         """Take a request out of the queue, if it still waits, because nobody wants its answer."""
         with self._lock:
@@ -174,7 +180,7 @@ class Dispatcher:
         """Take the next batch; under the lock. Entries past their deadline are told so."""
         if not self._queue.count:
             return None
-        entries, rows, expired = self._queue.take(self.max_batch_size or 1, self._clock())
+        entries, rows, expired = self._queue.take(self.max_batch_size or 1, self.clock())
         if expired:
             for entry in expired:
                 entry.note_wait()
@@ -216,6 +222,14 @@ class Dispatcher:
     def flush(self, port: LoopPort) -> None:
         """Send what waits, as far as lanes are idle; on the port's event loop."""
         port.flushing = False
+        timed, port.timed = port.timed, []
+        try:
+            self._send(port)
+        finally:
+            if timed:
+                port.set_timers(timed)
+
+    def _send(self, port: LoopPort) -> None:
         while True:
             with self._lock:
                 if not self._idle:

@@ -12,6 +12,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from modelserve.execution.queue import Pending
+from modelserve.execution.waiting import Expiring
 
 if TYPE_CHECKING:
     from modelserve.execution.dispatch import Dispatcher
@@ -28,12 +29,15 @@ class LoopPort:
     """
 
     __slots__ = (
+        "_clock",
+        "_expire",
         "alone",
         "arrivals",
         "flushing",
         "loop",
         "model",
         "returning",
+        "timed",
         "turn",
         "turned",
         "version",
@@ -46,6 +50,10 @@ class LoopPort:
         self.version = batcher.version
         self.withdraw = batcher.withdraw
         """Take a request out of the queue that nobody waits for any more."""
+        self._expire = batcher.expire
+        self._clock = batcher.clock
+        self.timed: list[Expiring] = []
+        """Requests with a deadline that get a timer unless the next sending answers them."""
         self.flushing = False
         """Whether the loop is to send what waits, in this turn or the next."""
         self.alone = 0.0
@@ -67,6 +75,14 @@ class LoopPort:
             if not self.loop.is_closed():
                 raise
             # Nobody is left to be told: the loop ended while its requests ran.
+
+    def set_timers(self, entries: Sequence[Expiring]) -> None:
+        """Set a timer for every one of these requests that is still to be answered in time."""
+        now = self._clock()
+        for pending in entries:
+            if pending.waits and pending.deadline is not None:
+                left = max(0.0, pending.deadline - now)
+                pending.timer = self.loop.call_later(left, self._expire, pending)
 
     def _settle(self, entries: Sequence[Pending], posted: float) -> None:
         before = self.arrivals

@@ -51,6 +51,11 @@ class Expiring(Pending):
 
     timer: asyncio.TimerHandle | None
 
+    @property
+    def waits(self) -> bool:
+        """Whether somebody still waits for the answer."""
+        return self.future is not None and not self.future.done()
+
     def end(self, error: BaseException) -> None:
         """Tell whoever waits of an error, whatever becomes of a run that may be under way."""
 
@@ -93,6 +98,11 @@ class Called(Expiring):
 
     done: Done | None
     """None when it was called, or is not to be called any more."""
+
+    @property
+    def waits(self) -> bool:
+        """Whether the function is still to be called."""
+        return self.done is not None
 
     def settle(self) -> None:
         """Call the function, unless it was called."""
