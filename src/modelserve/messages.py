@@ -259,6 +259,22 @@ class Exchange:
         """The batch it ran in; None until then."""
         self.started = perf_counter()
 
+    def explain(self) -> dict[str, float | int | str]:
+        """Return where the time went, and whose company the request had, by name.
+
+        ``decode_us``, ``queue_us``, ``run_us`` and ``encode_us`` are microseconds; ``batch_rows``
+        and ``batch_requests`` say how large its batch was, and ``reason`` why it was sent then.
+        """
+        return {
+            "decode_us": round(self.decode * 1e6, 1),
+            "queue_us": round(self.queue * 1e6, 1),
+            "run_us": round(self.run * 1e6, 1),
+            "encode_us": round(self.encode * 1e6, 1),
+            "batch_rows": self.batch_rows,
+            "batch_requests": self.batch_requests,
+            "reason": self.reason,
+        }
+
     @property
     def batch_rows(self) -> int:
         """Rows of the batch it ran in; 0 where it never ran."""

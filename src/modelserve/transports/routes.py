@@ -65,7 +65,7 @@ _LONGEST_FOUND: Final = 256
 _SMALL_BODY: Final = 64 * 2**10
 
 OPTIONAL_HEADERS: Final = frozenset(
-    ("x-request-id", "content-encoding", "traceparent", "idempotency-key")
+    ("x-request-id", "content-encoding", "traceparent", "idempotency-key", "x-explain")
 )
 """Headers that say something about an inference request, and mostly are not there."""
 
@@ -132,6 +132,7 @@ class Request:
         "body",
         "certificate",
         "exchange",
+        "explains",
         "header",
         "id",
         "json_size",
@@ -157,6 +158,8 @@ class Request:
         """The client's certificate, where the transport asked for one."""
         self.json_size: int | str | None = None
         """Bytes of the JSON part of a body with binary tensors, as the header says it."""
+        self.explains = False
+        """Whether the caller wants to know where the time went."""
         self.plain = False
         """Whether the transport knows that it has none of the `OPTIONAL_HEADERS`, and has set
         `json_size`: the headers are not looked at then."""
@@ -527,6 +530,9 @@ class Routes:
         if not request.plain:
             message.trace = request.header("traceparent") or ""
             message.idempotency_key = request.header("idempotency-key") or ""
+            request.explains = (request.header("x-explain") or "").lower() in ("1", "true")
+        if message.parameters and "explain" in message.parameters:
+            request.explains = _take_flag(message, "explain")
         return message
 
     def _check_model(self, route: Route) -> None:
@@ -545,11 +551,15 @@ class Routes:
         started = perf_counter()
         exchange = cast(Exchange, request.exchange)
         exchange.version = response.version
+        if request.explains:
+            response.parameters = {**response.parameters, **_explained(exchange)}
         parts, json_size = oip.encode_response(response, message)
         size = len(parts[0]) if len(parts) == 1 else sum(map(len, parts))
         kind = _JSON if json_size is None else _BINARY
         reply = Reply(200, kind, parts, size, request.id, json_size)
         exchange.encode = perf_counter() - started
+        if request.explains:
+            reply.extra = [(b"server-timing", _server_timing(exchange).encode())]
         return reply
 
     async def _server(self, request: Request, route: Route) -> Reply:
@@ -695,6 +705,35 @@ def _is_visible(text: str) -> bool:
 
 def _reply(status: int, body: bytes | memoryview, request: Request) -> Reply:
     return Reply(status, _JSON, [body], len(body), request.id)
+
+
+def _take_flag(message: InferRequest, name: str) -> bool:
+    """Take a parameter that is not the model's from a message: with it it would have its own
+    batch.
+    """
+    parameters = dict(message.parameters)
+    value = parameters.pop(name)
+    if not isinstance(value, bool):
+        raise InvalidInput(
+            f"expected true or false, got {type(value).__name__}", path=f"parameters.{name}"
+        )
+    message.parameters = parameters
+    return value
+
+
+def _explained(exchange: Exchange) -> dict[str, float | int | str]:
+    """Return what a response can say of its exchange: not how long writing it takes."""
+    return {f"explain_{k}": v for k, v in exchange.explain().items() if k != "encode_us"}
+
+
+def _server_timing(exchange: Exchange) -> str:
+    """Return an exchange as the header Server-Timing has it, in milliseconds."""
+    times = ", ".join(
+        f"{name};dur={getattr(exchange, name) * 1e3:.3f}"
+        for name in ("decode", "queue", "run", "encode")
+    )
+    batch = f"{exchange.batch_requests} requests, {exchange.batch_rows} rows, {exchange.reason}"
+    return f'{times}, batch;desc="{batch}"'
 
 
 def _no_header(name: str) -> None:
