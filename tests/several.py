@@ -61,8 +61,13 @@ class Several:
 
     def __init__(self, process: subprocess.Popen[str], url: str, runtime: Path) -> None:
         self.process = process
-        self.port = int(url.rpartition(":")[2])
+        self.url = url
         self.runtime = runtime
+
+    @property
+    def port(self) -> int:
+        """The port it listens on."""
+        return int(self.url.rpartition(":")[2])
 
     def status(self) -> dict[str, Any]:
         return workers.status(self.runtime)

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import os
 import signal
+import ssl
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import monotonic
 
+import httpx
 import pytest
+import trustme
 
 from modelserve import workers
 from modelserve.errors import LoadError
+from modelserve.security.authentication import APIKeys
 from processes import python
-from several import Asking, Several, runs, several, until
+from several import BODY, Asking, Several, runs, several, until
 from versioned_models import tree
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="workers need a POSIX system")
@@ -192,6 +197,52 @@ def test_two_servers_know_nothing_of_each_other(
         assert other.change("unload", "m")[0] == 200
         assert other.version() == "503"
         assert server.version() != "503"
+
+
+def test_workers_share_a_unix_socket(environment: dict[str, str], models: Path) -> None:
+    with TemporaryDirectory(prefix="ms-") as directory:
+        path = Path(directory) / "s"
+        with several(environment, models, http=f"unix:{path}") as server:
+            assert server.url == f"unix:{path}"
+            for _ in range(5):
+                with httpx.Client(transport=httpx.HTTPTransport(uds=str(path))) as client:
+                    answer = client.post("http://x/v2/models/m/infer", content=BODY)
+                    assert answer.status_code == 200
+        assert not path.exists()
+
+
+def test_workers_encrypt_and_ask_for_keys(
+    environment: dict[str, str], models: Path, tmp_path: Path
+) -> None:
+    authority = trustme.CA()
+    pair = authority.issue_cert("127.0.0.1")
+    pair.private_key_pem.write_to_path(tmp_path / "key.pem")
+    for blob in pair.cert_chain_pems:
+        blob.write_to_path(tmp_path / "cert.pem", append=True)
+    key, hashed = APIKeys.generate()
+    (tmp_path / "keys.toml").write_text(f'[ada]\nhash = "{hashed}"\nscopes = ["infer"]\n')
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    with several(
+        environment,
+        models,
+        tls=[str(tmp_path / "cert.pem"), str(tmp_path / "key.pem"), ""],
+        api_keys=str(tmp_path / "keys.toml"),
+    ) as server:
+        assert server.url.startswith("https://127.0.0.1:")
+        url = f"{server.url}/v2/models/m/infer"
+        with httpx.Client(verify=context, trust_env=False) as client:
+            assert client.post(url, content=BODY).status_code == 401
+            headers = {"authorization": f"Bearer {key}"}
+            assert client.post(url, content=BODY, headers=headers).status_code == 200
+
+
+def test_worker_that_cannot_serve_ends_the_start(environment: dict[str, str], models: Path) -> None:
+    with (
+        pytest.raises(AssertionError, match="did not serve"),
+        several(environment, models, workers=1, tls=["nothing.pem", "nothing.pem", ""]),
+    ):
+        pass
 
 
 def test_command_line_serves_from_several_processes(

@@ -146,12 +146,10 @@ class Supervisor:
 
     async def _until(self, reached: Callable[[], bool]) -> None:
         while not reached():
-            for process in self._processes:
-                if process.status is not None:
-                    raise LoadError(
-                        f"a worker ended with status {process.status} while it started; its log "
-                        "says why"
-                    )
+            ended = [p.status for p in self._processes if p.status is not None]
+            if ended or self._replaced:
+                status = f" with status {ended[0]}" if ended else ""
+                raise LoadError(f"a worker ended{status} while it started; its log says why")
             await self._wait_for_news(_TICK)
 
     def watch(self, interval: float) -> None:
