@@ -62,7 +62,7 @@ class Policy(Protocol):
 
     def admits(self, now: float, left: float, ahead: int, rows: int) -> bool: ...
 
-    def start_by(self, deadline: float, rows: int) -> float: ...
+    def lead(self, rows: int) -> float: ...
 
     def started(self, now: float, rows: int) -> object: ...
 
@@ -92,8 +92,8 @@ class Natural:
     def admits(self, now: float, left: float, ahead: int, rows: int) -> bool:
         return True
 
-    def start_by(self, deadline: float, rows: int) -> float:
-        return deadline
+    def lead(self, rows: int) -> float:
+        return 0.0
 
     def started(self, now: float, rows: int) -> object:
         return None
@@ -141,8 +141,8 @@ class Ours:
     def admits(self, now: float, left: float, ahead: int, rows: int) -> bool:
         return self.pacing.admits(now, left, ahead, rows)
 
-    def start_by(self, deadline: float, rows: int) -> float:
-        return self.pacing.start_by(deadline, rows)
+    def lead(self, rows: int) -> float:
+        return self.pacing.lead(rows)
 
     def started(self, now: float, rows: int) -> object:
         return self.pacing.start(now, rows, rows)
@@ -332,7 +332,7 @@ class Simulation:
         if self._idle and (self.now >= self._held_until or self._waiting >= self.policy.target()):
             self._send()
 
-    def _send(self) -> None:
+    def _send(self, contended: bool = False) -> None:
         """Give idle lanes what waits, as the policy says."""
         while self._idle and self._waiting:
             oldest = min(queue[0].arrived for queue in self._queues.values())
@@ -344,14 +344,14 @@ class Simulation:
                 self._held_since, self._held_until = self.now, until
                 self._at(until, partial(self._wake, until))
                 return
-            self._start()
+            self._start(contended)
 
     def _wake(self, until: float) -> None:
         if self._held_until == until:
             self._send()
 
-    def _start(self) -> None:
-        taken, rows = self._take(self.policy.limit(self._waiting))
+    def _start(self, contended: bool) -> None:
+        taken, rows = self._take(self.policy.limit(self._waiting), contended)
         if not taken:
             return
         seconds = self.model(rows) * next(self._noise)
@@ -361,16 +361,18 @@ class Simulation:
         token = self.policy.started(self.now, rows)
         self._at(self.now + seconds, lambda: self._finish(run, token))
 
-    def _take(self, limit: int) -> tuple[list[Request], int]:
+    def _take(self, limit: int, contended: bool) -> tuple[list[Request], int]:
         taken: list[Request] = []
         rows = 0
-        likely = min(limit, self._waiting)
+        latest = self.now
+        if contended:
+            latest += self.policy.lead(min(limit, self._waiting))
         for priority in sorted(self._queues):
             queue = self._queues[priority]
             while queue:
                 request = queue[0]
                 deadline = request.deadline
-                late = deadline is not None and self.policy.start_by(deadline, likely) < self.now
+                late = deadline is not None and deadline < latest
                 if not late and taken and rows + request.rows > limit:
                     return taken, rows
                 queue.popleft()
@@ -389,4 +391,4 @@ class Simulation:
             request.finished = self.now
             if request.caller >= 0:
                 self._return(request.caller)
-        self._send()
+        self._send(contended=True)

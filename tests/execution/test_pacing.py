@@ -202,7 +202,7 @@ def test_the_simple_way_judges_nothing():
     busy(pacing, 1.0, 1)
     assert pacing.limit(50) == 64
     assert pacing.admits(0.0, 1e-9, ahead=1000, size=1)
-    assert pacing.start_by(5.0, 64) == 5.0
+    assert pacing.lead(64) == 0.0
     assert [pacing.watching, pacing.holds, pacing.combines] == [False, False, False]
 
 
@@ -220,6 +220,16 @@ def test_a_short_run_is_inline_and_a_long_one_is_not():
 def test_a_function_is_never_inline():
     pacing = Pacing(BatchBounds(64))
     pacing.learn(1, 20e-6)
+    assert not pacing.inline(1)
+
+
+def test_a_run_on_the_loop_that_became_long_is_noticed_within_some_tens():
+    pacing = Pacing(BatchBounds(64), inline=True)
+    for _ in range(1000):
+        pacing.ran_inline(1, 20e-6)
+    assert pacing.inline(1)
+    for _ in range(50):
+        pacing.ran_inline(1, 1e-3)
     assert not pacing.inline(1)
 
 
@@ -371,6 +381,6 @@ def test_an_idle_lane_admits_whatever_was_learned():
 
 def test_a_batch_has_to_start_a_run_before_the_deadline():
     pacing = Pacing(BatchBounds(8))
-    assert pacing.start_by(5.0, 8) == 5.0
+    assert pacing.lead(8) == 0.0
     busy(pacing, 0.1, 8)
-    assert pacing.start_by(5.0, 8) == pytest.approx(4.9)
+    assert pacing.lead(8) == pytest.approx(0.1)
