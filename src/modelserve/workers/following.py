@@ -12,6 +12,7 @@ from modelserve.errors import ModelNotFound, ServeError, Unsupported
 from modelserve.protocols import Policy, StoredVersion
 from modelserve.repository.control import DRAIN, checked_number
 from modelserve.repository.models import ModelEntry, answering_version, wanted_versions
+from modelserve.repository.publication import described
 from modelserve.repository.repository import ModelRepository
 from modelserve.repository.store import STABLE, LocalStore
 from modelserve.routing.versions import Pinned
@@ -106,6 +107,10 @@ class FollowingRepository(ModelRepository):
                 entry.explicit = frozenset(state.explicit)
                 entry.excluded = frozenset(state.excluded)
                 self._control.follow([name])
+                # A version with a label stays loaded, unless it was unloaded by name.
+                kept = set(entry.versions) - entry.excluded if state.enabled else set()
+                if kept != set(entry.versions):
+                    self._control.switch(entry, entry.versions, kept, DRAIN)
                 failed = dict(entry.failed)
                 policy = Pinned(state.route) if state.route else None
                 if policy is not None and policy != entry.policy:
@@ -176,13 +181,14 @@ class FollowingRepository(ModelRepository):
         progress: Callable[[int, int], None] | None = None,
     ) -> str:
         """Put a model into the store as a new version and serve it from all workers."""
+        recorded = await asyncio.to_thread(described, source)
         stored: StoredVersion = await asyncio.to_thread(
             self._followed.put,
             model,
             source,
             version=checked_number(version),
             label="" if label in (None, STABLE) else label,
-            metadata=metadata,
+            metadata={**recorded, **metadata},
             progress=progress,
         )
         number = stored.version
