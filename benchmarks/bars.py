@@ -131,6 +131,11 @@ def _at_least(
     return find
 
 
+def _told(ours: Place, theirs: Sequence[str]) -> Callable[[Results], tuple[str, bool | None]]:
+    find = _at_least(0, ours, theirs)
+    return lambda results: (find(results)[0], None)
+
+
 def _raw_share(
     limit: float, model: str, wire: str, connections: int
 ) -> Callable[[Results], tuple[str, bool | None]]:
@@ -155,7 +160,7 @@ def _tree(results: Results) -> tuple[str, bool | None]:
     name = results.best(*group, _BY_HAND, "rate")
     found = [
         f"{ours}: {results.ratio((*group, ours), (*group, name), 'rate')}"
-        for ours in ("modelserve", "modelserve-in-fastapi")
+        for ours in ("modelserve", "modelserve-in-fastapi", "modelserve-beside-fastapi")
         if (*group, ours) in results.cells
     ]
     if not found:
@@ -197,21 +202,29 @@ def _bars() -> Iterator[Bar]:
     for wire, place in (("JSON", json_), ("binary", binary)):
         yield Bar(f"M1 {wire} against floor.py", ">= 0.75", _at_least(0.75, place, ["floor"]))
     yield Bar(
-        "M1 JSON, ASGIApp in FastAPI against FastAPI by hand", ">= 4",
+        "M1 JSON, ASGIApp in FastAPI against FastAPI by hand",
+        ">= 4",
         _at_least(4, ours("json", "modelserve-in-fastapi"), _BY_HAND),
-    )  # fmt: skip
+    )
+    yield Bar(
+        "M1 JSON, ms.mount beside FastAPI against FastAPI by hand",
+        "told",
+        _told(ours("json", "modelserve-beside-fastapi"), _BY_HAND),
+    )
     for peer in ("litserve", "bentoml"):
         yield Bar(
-            f"scikit-learn's predict, @ms.model against {peer}", ">= 10",
+            f"scikit-learn's predict, @ms.model against {peer}",
+            ">= 10",
             _at_least(
                 10, ours("json", "modelserve-function", model="sklearn"), [peer, f"{peer}-batched"]
             ),
-        )  # fmt: skip
+        )
     for wire in ("json", "binary"):
         yield Bar(
-            f"M1 {wire}, CPU a request with TLS and API key", "<= 1.2",
+            f"M1 {wire}, CPU a request with TLS and API key",
+            "<= 1.2",
             _at_least(1.2, ours(wire, "modelserve-tls"), ["modelserve"], "cpu"),
-        )  # fmt: skip
+        )
     for wire in ("json", "binary"):
         title = f"M1 {wire}, one connection: p50 against floor.py"
         yield Bar(title, "<= 1.25", _at_least(1.25, ours(wire, connections=1), ["floor"], "p50"))

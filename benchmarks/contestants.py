@@ -156,48 +156,73 @@ def _contestants() -> list[Contestant]:
         Contestant(OURS, _serve(), _OIP, _ONNX),
         Contestant("modelserve-uvicorn", _serve("--server", "uvicorn"), _OIP, _ONNX),
         Contestant(
-            "modelserve-tls", _serve_tls, _OIP, ("M1",), scheme="https",
+            "modelserve-tls",
+            _serve_tls,
+            _OIP,
+            ("M1",),
+            scheme="https",
             headers=lambda: {"authorization": f"Bearer {(_secrets() / 'key.txt').read_text()}"},
         ),
         Contestant(
             "modelserve-in-fastapi",
-            _program(HERE / "ours" / "in_fastapi.py", name=True), mounted, ("M1", "tree"),
+            _program(HERE / "ours" / "in_fastapi.py", name=True),
+            mounted,
+            ("M1", "tree"),
+        ),
+        Contestant(
+            "modelserve-beside-fastapi",
+            _program(HERE / "ours" / "in_fastapi.py", "--beside", name=True),
+            mounted,
+            ("M1", "tree"),
         ),
         Contestant(
             "modelserve-function",
             lambda model, port: [
-                sys.executable, str(HERE / "ours" / "function.py"), "--port", str(port)
+                sys.executable,
+                str(HERE / "ours" / "function.py"),
+                "--port",
+                str(port),
             ],
-            _OIP, ("sklearn",),
+            _OIP,
+            ("sklearn",),
         ),
         Contestant("fastapi", by_hand, _plain("/predict") | _raw("/raw"), _ONNX),
         Contestant("fastapi-orjson", by_hand, _plain("/fast"), _ONNX),
         Contestant("fastapi-threads", by_hand, _plain("/threads"), ("M1", "M2")),
-    ]  # fmt: skip
+    ]
     mosec = []
     # Mosec waits a whole number of milliseconds for a batch: half of 64 connections fills one
     # without that wait. For fewer connections it does better without batching.
     for name, batch, wait in (("", 32, 1), ("-single", 1, 0)):
         for codec, wires in (
-            ("json", _plain("/inference")), ("orjson", _plain("/inference")),
+            ("json", _plain("/inference")),
+            ("orjson", _plain("/inference")),
             ("raw", _raw("/inference")),
-        ):  # fmt: skip
+        ):
             if codec == "json" and name:
                 continue
             title = "mosec" if codec == "json" else f"mosec-{codec}"
             mosec.append(
                 Contestant(
-                    f"{title}{name}", _mosec, wires, ("M1", "M2", "M3"),
-                    environment=_mosec_environment(codec, batch, wait), peer="mosec",
+                    f"{title}{name}",
+                    _mosec,
+                    wires,
+                    ("M1", "M2", "M3"),
+                    environment=_mosec_environment(codec, batch, wait),
+                    peer="mosec",
                 )
-            )  # fmt: skip
+            )
     litserve, bento = PEERS / "by_litserve.py", ("M1", "sklearn")
     batched = ("--max-batch-size", "32", "--batch-timeout", "0.001")
     others = [
         # Its processes watch one another by time: paused, it dies. Idle it uses next to nothing.
         Contestant(
-            "triton", _program(PEERS / "by_triton.py", peer="triton", name=True), _OIP,
-            ("M1", "M2", "M3"), peer="triton", pausable=False,
+            "triton",
+            _program(PEERS / "by_triton.py", peer="triton", name=True),
+            _OIP,
+            ("M1", "M2", "M3"),
+            peer="triton",
+            pausable=False,
         ),
         Contestant(
             # A batch of 8 is where M2 does most rows a second.
@@ -209,26 +234,43 @@ def _contestants() -> list[Contestant]:
             pausable=False,
         ),
         Contestant(
-            "litserve", _program(litserve, peer="litserve"), _plain("/predict"),
-            ("M1", "M2", "M3", "sklearn"), peer="litserve",
+            "litserve",
+            _program(litserve, peer="litserve"),
+            _plain("/predict"),
+            ("M1", "M2", "M3", "sklearn"),
+            peer="litserve",
         ),
         Contestant(
-            "litserve-batched", _program(litserve, *batched, peer="litserve"),
-            _plain("/predict"), ("M1", "M2", "sklearn"), peer="litserve",
+            "litserve-batched",
+            _program(litserve, *batched, peer="litserve"),
+            _plain("/predict"),
+            ("M1", "M2", "sklearn"),
+            peer="litserve",
         ),
         Contestant(
-            "bentoml", _bentoml, {"json": ("/predict", "bento-json")}, bento,
-            environment=_bentoml_environment(1), peer="bentoml",
+            "bentoml",
+            _bentoml,
+            {"json": ("/predict", "bento-json")},
+            bento,
+            environment=_bentoml_environment(1),
+            peer="bentoml",
         ),
         Contestant(
-            "bentoml-batched", _bentoml, {"json": ("/predict", "bento-json")}, bento,
-            environment=_bentoml_environment(32), peer="bentoml",
+            "bentoml-batched",
+            _bentoml,
+            {"json": ("/predict", "bento-json")},
+            bento,
+            environment=_bentoml_environment(32),
+            peer="bentoml",
         ),
         Contestant(
-            "mlserver", _program(PEERS / "by_mlserver.py", peer="mlserver", name=True),
-            {"json": _OIP["json"]}, ("M1", "M2"), peer="mlserver",
+            "mlserver",
+            _program(PEERS / "by_mlserver.py", peer="mlserver", name=True),
+            {"json": _OIP["json"]},
+            ("M1", "M2"),
+            peer="mlserver",
         ),
-    ]  # fmt: skip
+    ]
     return [*ours, *mosec, *others]
 
 

@@ -19,13 +19,18 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--name", required=True)
     parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--beside", action="store_true")
     arguments = parser.parse_args()
     with ms.ModelRepository() as repository:
         repository.add(arguments.name, arguments.model)
         app = FastAPI()
-        app.mount("/ml", ms.ASGIApp(repository))
+        if arguments.beside:
+            served = ms.mount(app, "/ml", repository)
+        else:
+            app.mount("/ml", ms.ASGIApp(repository))
+            served = app
         uvicorn.run(
-            app,
+            served,
             port=arguments.port,
             loop="uvloop",
             http="httptools",
