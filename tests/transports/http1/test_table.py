@@ -1,7 +1,7 @@
 """Every row of the table, as one piece, byte by byte, and cut in two wherever it can be."""
 
 import asyncio
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
 import pytest
@@ -9,7 +9,8 @@ import pytest
 from modelserve.testing import StubModel
 from modelserve.transports.http1 import Limits
 from modelserve.transports.serving import HTTPServer
-from transports.http1.rows import PROBE, PROBED, REFUSALS, ROWS, Row, get
+from transports.http1.rows import PROBE, PROBED, ROWS, Row, get
+from transports.http1.verdicts import judge
 from transports.raw_http import Answer, converse
 
 # Above this many bytes each further one costs time and shows nothing new.
@@ -29,27 +30,6 @@ def url(runner: asyncio.Runner) -> Iterator[str]:
     runner.run(server.start())
     yield server.url
     runner.run(server.stop())
-
-
-def judge(row: Row, answers: Sequence[Answer]) -> None:
-    """Fail unless these are the answers the row should have."""
-    told = [answer.told for answer in answers]
-    assert all(answer.headers["x-request-id"] for answer in answers)
-    if row.end == "cut":
-        assert all(answer.status in REFUSALS and answer.closes for answer in answers), told
-        assert len(answers) <= 1, told
-        return
-    if row.or_refused and told[-1:] != [PROBED]:
-        # Refused, or understood, but with a body unread that nobody wants.
-        (answer,) = answers
-        assert answer.told in row.told or answer.status in REFUSALS
-    elif row.end == "refused":
-        assert told[:-1] == list(row.told), told
-        assert told[-1:], "closed without an answer"
-        assert answers[-1].status in (row.statuses or REFUSALS), told
-    else:
-        assert told == [*row.told, *([PROBED] if row.end == "open" else [])], told
-    assert [answer.closes for answer in answers] == [False] * (len(answers) - 1) + [True]
 
 
 async def answers_to(url: str, row: Row, cuts: Iterable[int] = ()) -> list[Answer]:
