@@ -59,8 +59,9 @@ def runs(pid: int) -> bool:
 class Several:
     """A running server."""
 
-    def __init__(self, process: subprocess.Popen[str], url: str, runtime: Path) -> None:
+    def __init__(self, process: subprocess.Popen[str], url: str, runtime: Path, log: Path) -> None:
         self.process = process
+        self._log = log
         self.url = url
         self.runtime = runtime
 
@@ -68,6 +69,11 @@ class Several:
     def port(self) -> int:
         """The port it listens on."""
         return int(self.url.rpartition(":")[2])
+
+    def logged(self) -> str:
+        """What supervisor and workers have written to their log."""
+        # Opened anew: a position of our own, while they write.
+        return self._log.read_text()
 
     def status(self) -> dict[str, Any]:
         return workers.status(self.runtime)
@@ -135,7 +141,7 @@ def several(
         **options,
     }
     with (
-        tempfile.TemporaryFile("w+") as log,
+        tempfile.NamedTemporaryFile("w+") as log,
         subprocess.Popen(
             [sys.executable, "-c", PROGRAM, json.dumps(given)],
             env=dict(environment),
@@ -149,13 +155,12 @@ def several(
             assert process.stdout is not None
             url = process.stdout.readline().strip()
             assert url, "it did not serve"
-            yield Several(process, url, runtime)
+            yield Several(process, url, runtime, Path(log.name))
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
                 process.wait(15)
         except BaseException:
-            log.seek(0)
-            sys.stderr.write(log.read())
+            sys.stderr.write(Path(log.name).read_text())
             raise
         finally:
             process.kill()

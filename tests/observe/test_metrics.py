@@ -389,3 +389,39 @@ def test_many_kinds_of_batches_are_counted_exactly() -> None:
     assert value(metrics, "modelserve_batch_size_count", **IRIS) == 3000
     assert value(metrics, "modelserve_batch_size_sum", **IRIS) == sum(sizes)
     assert value(metrics, "modelserve_request_duration_seconds_count", **IRIS) == 3000
+
+
+def test_codes_and_reasons_without_end_are_counted_as_others() -> None:
+    metrics = Metrics()
+    for index in range(300):
+        metrics.observe([exchange(code=f"CODE{index}", reason=f"why{index}")])
+    requests = samples(metrics, "modelserve_requests_total")
+    assert requests["CODE0", "iris", "http", "1"] == 1
+    assert requests["UNKNOWN", "iris", "other", "1"] == 300 - 127
+    batches = samples(metrics, "modelserve_batches_total")
+    assert batches["iris", "why0", "1"] == 1
+    assert batches["iris", "other", "1"] == 300 - 15
+    assert value(metrics, "modelserve_request_duration_seconds_count", **IRIS) == 300
+    assert value(metrics, "modelserve_batch_size_sum", **IRIS) == 300
+
+
+def test_batch_whose_member_never_came_counts_all_the_same() -> None:
+    metrics = Metrics()
+    metrics.observe([exchange(batch=(3, 3)), exchange(batch=(3, 3))])
+    assert value(metrics, "modelserve_batch_size_count", **IRIS) == 1
+    metrics.observe([exchange(batch=(3, 3)), exchange(batch=(3, 3))])
+    assert value(metrics, "modelserve_batch_size_count", **IRIS) == 2
+
+
+def test_members_that_come_together_are_folded_as_those_that_come_alone() -> None:
+    shared = exchange(batch=(4, 4), total=0.5, queue=0.25, run=0.125).batch
+    together, alone = Metrics(), Metrics()
+    members = []
+    for _ in range(4):
+        member = exchange(total=0.5)
+        member.batch = shared
+        members.append(member)
+    together.observe(members)
+    for _ in range(4):
+        alone.observe([exchange(batch=(4, 4), total=0.5, queue=0.25, run=0.125)])
+    assert together.render() == alone.render()

@@ -152,6 +152,18 @@ def test_hung_worker_is_replaced(environment: dict[str, str], models: Path) -> N
         assert server.versions() == {"2"}
 
 
+def test_processes_that_end_again_and_again_start_after_longer_and_longer_pauses(
+    environment: dict[str, str], models: Path
+) -> None:
+    with several(environment, models, workers=1) as server:
+        for pause in ("0", "0.25", "0.5"):
+            victim = until(lambda: server.pids("starting", "loaded")).pop()
+            os.kill(victim, signal.SIGKILL)
+            ended = f"worker {victim} ended with status -9; the next one starts in {pause} s"
+            until(lambda text=ended: text in server.logged())
+        until(lambda: server.complete(1))
+
+
 def test_bloated_worker_is_replaced_without_a_lost_request(
     environment: dict[str, str], models: Path
 ) -> None:

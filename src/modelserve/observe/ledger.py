@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from array import array
+from threading import Lock
 from time import sleep
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -215,6 +216,8 @@ class Ledger:
         columns = self.directory[kind]
         if names in columns:
             return columns.index(names)
+        if len(columns) == most:
+            return most - 1
         columns.append(names if len(columns) < most - 1 else rest)
         if self._publish():
             return len(columns) - 1
@@ -264,6 +267,7 @@ class Ledger:
         more = len(groups) // _GROUP
         self._logged = end
         self._entries += more
+        _in_order()
         self._header[_STATE] += more
 
     def settle(self) -> None:
@@ -275,6 +279,7 @@ class Ledger:
             new = self._cells[rows] + self._delta(groups, len(rows))
             if self.shared:
                 self._journal[: len(rows)] = new
+                _in_order()
                 self._header[_STATE] += len(rows) * _JOURNAL_UNIT
                 self._apply(len(rows), settles)
             else:
@@ -285,7 +290,9 @@ class Ledger:
 
     def _apply(self, rows: int, settles: int) -> None:
         # Whatever is here may be done twice: the journal holds new values, not differences.
+        _in_order()
         self._cells[self._touched[:rows]] = self._journal[:rows]
+        _in_order()
         self._header[_STATE] = (settles + 1) % (1 << 30) * _SETTLE_UNIT
 
     def _delta(self, groups: Floats, rows: int) -> Floats:
@@ -353,6 +360,7 @@ class Ledger:
         turn = self._header[which] // _SETTLE_UNIT + 1
         start = self._text_start(which, turn)
         self._texts[start : start + len(text)] = text
+        _in_order()
         self._header[which] = turn * _SETTLE_UNIT + len(text)
         return True
 
@@ -363,7 +371,9 @@ class Ledger:
             word = self._header[which]
             turn, length = divmod(word, _SETTLE_UNIT)
             start = self._text_start(which, turn)
+            _in_order()
             text = bytes(self._texts[start : start + length])
+            _in_order()
             if self._header[which] == word:
                 return text
         return b""
@@ -389,6 +399,7 @@ class Ledger:
         settles, journal, entries = _parted(state)
         if journal and not last:
             return None  # its writer settles now: in a moment it is done
+        _in_order()
         word = self._header[_DIRECTORY]
         directory = _directory(self._text(_DIRECTORY)) if self.shared else self.directory
         cells = self._cells[: self._header[_USED]].copy()
@@ -396,13 +407,26 @@ class Ledger:
         if journal:
             # The writer ended, or was stopped, while it settled; the journal says what it wanted.
             cells[touched[:journal]] = self._journal[:journal]
+            _in_order()
             return Reading(directory, cells) if self._header[_STATE] == state else None
         if entries:
             groups = self._groups[: entries * _GROUP].reshape(-1, _GROUP).copy()
             rows = int(groups[:, 3].max()) // self.columns.stride + 1
             cells[touched[:rows]] += self._delta(groups, rows)
+        _in_order()
         after = (*_parted(self._header[_STATE])[:2], self._header[_DIRECTORY])
         return Reading(directory, cells) if last or after == (settles, 0, word) else None
+
+
+def _in_order() -> None:
+    """Let no other processor see a store behind this before one in front of it; the same for loads.
+
+    Some kinds reorder them. Giving back a lock and taking it again is what Python has against it.
+    """
+    lock = Lock()
+    lock.acquire()
+    lock.release()
+    lock.acquire()
 
 
 def _parted(state: int) -> tuple[int, int, int]:

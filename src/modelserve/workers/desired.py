@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from modelserve.protocols import Store
+from modelserve.repository.staging import sync_directory
 
 __all__ = ["Desired", "ModelState"]
 
@@ -106,6 +107,7 @@ class Desired:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(sibling, path)
+            sync_directory(path.parent)
         except BaseException:
             with contextlib.suppress(OSError):
                 sibling.unlink(missing_ok=True)
