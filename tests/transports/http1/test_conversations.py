@@ -377,6 +377,32 @@ def test_one_connection_too_many_is_told_so(runner: asyncio.Runner) -> None:
     runner.run(main())
 
 
+def test_who_was_turned_away_takes_no_place(runner: asyncio.Runner) -> None:
+    async def main() -> None:
+        async with (
+            served(limits=Limits(max_connections=1)) as server,
+            peer_of(server.url) as first,
+        ):
+            assert (await first.ask(get())).status == 404
+            async with peer_of(server.url) as one_too_many:
+                assert (await one_too_many.answer()).status == 503
+                first.socket.close()
+
+                async def room() -> bool:
+                    async with peer_of(server.url) as peer:
+                        with suppress(ConnectionError, EOFError):
+                            return (await peer.ask(get())).status == 404
+                    return False
+
+                # At once, not after the time that one gets to read the refusal.
+                async with asyncio.timeout(1):
+                    found = False
+                    while not found:
+                        found = await room()
+
+    runner.run(main())
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts system calls' effect")
 def test_an_answer_is_sent_at_once(runner: asyncio.Runner) -> None:
     """Head and body of a small answer are one piece: no delayed acknowledgement comes between."""

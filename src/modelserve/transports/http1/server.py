@@ -71,6 +71,8 @@ class HTTP1Server:
         self._tls = tls
         self._drain = drain
         self._connections: set[Connection | SecureTransport] = set()
+        self._turned_away: set[Connection | SecureTransport] = set()
+        """Those of them that were one too many: they stay a while, to see the refusal."""
         self._listener: asyncio.Server | None = None
         self._tick = min(_LONGEST_TICK, self.limits.shortest / 4)
         self._timer: asyncio.TimerHandle | None = None
@@ -100,11 +102,15 @@ class HTTP1Server:
         """Take note of a connection; tell whether it is not one too many."""
         self._connections.add(connection)
         most = self.limits.max_connections
-        return most is None or len(self._connections) <= most
+        if most is None or len(self._connections) - len(self._turned_away) <= most:
+            return True
+        self._turned_away.add(connection)
+        return False
 
     def closed(self, connection: Connection | SecureTransport) -> None:
         """Forget a connection."""
         self._connections.discard(connection)
+        self._turned_away.discard(connection)
         if not self._connections:
             self._empty.set()
 
