@@ -124,7 +124,7 @@ def _context(batch: Batch) -> Context:
         stop = start + entry.rows
         infos.append(
             RequestInfo(
-                request.id,
+                request.id or (request.exchange.id if request.exchange is not None else ""),
                 start,
                 stop,
                 request.principal,

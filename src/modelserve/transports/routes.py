@@ -523,8 +523,8 @@ class Routes:
             raise
         if message.id:
             exchange.id = message.id
-        else:
-            message.id = request.id
+        elif not request.plain and request.id == request.header("x-request-id"):
+            message.id = request.id  # one that we made up is not echoed as if it were the caller's
         message.exchange = exchange
         message.principal = request.principal
         if not request.plain:
