@@ -148,10 +148,10 @@ def _raw(path: str) -> dict[str, tuple[str, str]]:
     return {"binary": (path, "raw")}
 
 
-def _contestants() -> list[Contestant]:
+def _ours() -> list[Contestant]:
     mounted = {wire: (f"/ml{path}", form) for wire, (path, form) in _OIP.items()}
-    by_hand = _program(PEERS / "by_hand.py")
-    ours = [
+    beside = HERE / "ours" / "in_fastapi.py"
+    return [
         Contestant("floor", _floor, _OIP, ("M1", "M3", "tree")),
         Contestant(OURS, _serve(), _OIP, _ONNX),
         Contestant("modelserve-uvicorn", _serve("--server", "uvicorn"), _OIP, _ONNX),
@@ -163,105 +163,100 @@ def _contestants() -> list[Contestant]:
             scheme="https",
             headers=lambda: {"authorization": f"Bearer {(_secrets() / 'key.txt').read_text()}"},
         ),
-        Contestant(
-            "modelserve-in-fastapi",
-            _program(HERE / "ours" / "in_fastapi.py", name=True),
-            mounted,
-            ("M1", "tree"),
-        ),
+        Contestant("modelserve-in-fastapi", _program(beside, name=True), mounted, ("M1", "tree")),
         Contestant(
             "modelserve-beside-fastapi",
-            _program(HERE / "ours" / "in_fastapi.py", "--beside", name=True),
+            _program(beside, "--beside", name=True),
             mounted,
             ("M1", "tree"),
         ),
-        Contestant(
-            "modelserve-function",
-            lambda model, port: [
-                sys.executable,
-                str(HERE / "ours" / "function.py"),
-                "--port",
-                str(port),
-            ],
-            _OIP,
-            ("sklearn",),
-        ),
-        Contestant("fastapi", by_hand, _plain("/predict") | _raw("/raw"), _ONNX),
-        Contestant("fastapi-orjson", by_hand, _plain("/fast"), _ONNX),
-        Contestant("fastapi-threads", by_hand, _plain("/threads"), ("M1", "M2")),
+        Contestant("modelserve-function", _function, _OIP, ("sklearn",)),
     ]
-    mosec = []
+
+
+def _by_hand() -> list[Contestant]:
+    command = _program(PEERS / "by_hand.py")
+    few = ("M1", "M3", "tree")
+    return [
+        Contestant("fastapi", command, _plain("/predict") | _raw("/raw"), few),
+        Contestant("fastapi-orjson", command, _plain("/fast"), _ONNX),
+        Contestant("fastapi-threads", command, _plain("/threads"), ("M1", "M2")),
+    ]
+
+
+def _mosecs() -> list[Contestant]:
     # Mosec waits a whole number of milliseconds for a batch: half of 64 connections fills one
     # without that wait. For fewer connections it does better without batching.
-    for name, batch, wait in (("", 32, 1), ("-single", 1, 0)):
-        for codec, wires in (
-            ("json", _plain("/inference")),
-            ("orjson", _plain("/inference")),
-            ("raw", _raw("/inference")),
-        ):
-            if codec == "json" and name:
-                continue
-            title = "mosec" if codec == "json" else f"mosec-{codec}"
-            mosec.append(
-                Contestant(
-                    f"{title}{name}",
-                    _mosec,
-                    wires,
-                    ("M1", "M2", "M3"),
-                    environment=_mosec_environment(codec, batch, wait),
-                    peer="mosec",
-                )
-            )
-    litserve, bento = PEERS / "by_litserve.py", ("M1", "sklearn")
+    settings = [
+        ("mosec", "json", 32, 1, _plain("/inference"), ("M1", "M3")),
+        ("mosec-orjson", "orjson", 32, 1, _plain("/inference"), ("M1", "M2", "M3")),
+        ("mosec-raw", "raw", 32, 1, _raw("/inference"), ("M1", "M2", "M3")),
+        ("mosec-orjson-single", "orjson", 1, 0, _plain("/inference"), ("M1",)),
+        ("mosec-raw-single", "raw", 1, 0, _raw("/inference"), ("M1",)),
+    ]
+    return [
+        Contestant(
+            name,
+            _mosec,
+            wires,
+            served,
+            environment=_mosec_environment(codec, batch, wait),
+            peer="mosec",
+        )
+        for name, codec, batch, wait, wires, served in settings
+    ]
+
+
+def _tritons() -> list[Contestant]:
+    program = PEERS / "by_triton.py"
+    # A batch of 8 is where M2 does most rows a second.
+    settings = [
+        ("triton", (), ("M1", "M2", "M3")),
+        ("triton-8", ("--max-batch-size", "8"), ("M2",)),
+    ]
+    return [
+        Contestant(
+            name,
+            _program(program, *options, peer="triton", name=True),
+            _OIP,
+            served,
+            peer="triton",
+            # Its processes watch one another by time: paused, it dies. Idle it uses nothing.
+            pausable=False,
+        )
+        for name, options, served in settings
+    ]
+
+
+def _others() -> list[Contestant]:
+    litserve = PEERS / "by_litserve.py"
     batched = ("--max-batch-size", "32", "--batch-timeout", "0.001")
-    others = [
-        # Its processes watch one another by time: paused, it dies. Idle it uses next to nothing.
-        Contestant(
-            "triton",
-            _program(PEERS / "by_triton.py", peer="triton", name=True),
-            _OIP,
-            ("M1", "M2", "M3"),
-            peer="triton",
-            pausable=False,
-        ),
-        Contestant(
-            # A batch of 8 is where M2 does most rows a second.
-            "triton-8",
-            _program(PEERS / "by_triton.py", "--max-batch-size", "8", peer="triton", name=True),
-            _OIP,
-            ("M2",),
-            peer="triton",
-            pausable=False,
-        ),
+    plain, bento = _plain("/predict"), {"json": ("/predict", "bento-json")}
+    return [
         Contestant(
             "litserve",
             _program(litserve, peer="litserve"),
-            _plain("/predict"),
+            plain,
             ("M1", "M2", "M3", "sklearn"),
             peer="litserve",
         ),
         Contestant(
             "litserve-batched",
             _program(litserve, *batched, peer="litserve"),
-            _plain("/predict"),
-            ("M1", "M2", "sklearn"),
+            plain,
+            ("M1", "sklearn"),
             peer="litserve",
         ),
-        Contestant(
-            "bentoml",
-            _bentoml,
-            {"json": ("/predict", "bento-json")},
-            bento,
-            environment=_bentoml_environment(1),
-            peer="bentoml",
-        ),
-        Contestant(
-            "bentoml-batched",
-            _bentoml,
-            {"json": ("/predict", "bento-json")},
-            bento,
-            environment=_bentoml_environment(32),
-            peer="bentoml",
+        *(
+            Contestant(
+                name,
+                _bentoml,
+                bento,
+                ("M1", "sklearn"),
+                environment=_bentoml_environment(batch),
+                peer="bentoml",
+            )
+            for name, batch in (("bentoml", 1), ("bentoml-batched", 32))
         ),
         Contestant(
             "mlserver",
@@ -271,11 +266,14 @@ def _contestants() -> list[Contestant]:
             peer="mlserver",
         ),
     ]
-    return [*ours, *mosec, *others]
 
 
 def _floor(model: Model, port: int) -> list[str]:
     return [sys.executable, str(HERE / "floor.py"), model.name, "--port", str(port)]
+
+
+def _function(model: Model, port: int) -> list[str]:
+    return [sys.executable, str(HERE / "ours" / "function.py"), "--port", str(port)]
 
 
 def both(small: Model, large: Model) -> Contestant:
@@ -284,7 +282,10 @@ def both(small: Model, large: Model) -> Contestant:
     return Contestant(f"{OURS}-both", command, _OIP, (small.name,))
 
 
-CONTESTANTS = {contestant.name: contestant for contestant in _contestants()}
+CONTESTANTS = {
+    contestant.name: contestant
+    for contestant in (*_ours(), *_by_hand(), *_mosecs(), *_tritons(), *_others())
+}
 
 
 def versions() -> dict[str, str]:

@@ -12,6 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+_LONGEST = 120.0
+"""Seconds a load may take; cells are much shorter."""
+
 _SCRIPT = """
 local paths = {%(bodies)s}
 local headers = {%(headers)s}
@@ -104,9 +107,14 @@ def result(process: subprocess.Popen[str]) -> Load:
     """Wait for wrk and return what it counted.
 
     Raises:
-        RuntimeError: It failed.
+        RuntimeError: It failed, or did not end.
     """
-    output, errors = process.communicate(timeout=120)
+    try:
+        output, errors = process.communicate(timeout=_LONGEST)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        raise RuntimeError(f"wrk did not end within {_LONGEST:g} s") from None
     for line in output.splitlines():
         if line.startswith("RESULT "):
             return Load(**json.loads(line.removeprefix("RESULT ")))
