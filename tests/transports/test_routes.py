@@ -6,6 +6,7 @@ import json
 import logging
 import zlib
 from collections.abc import Mapping
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -763,3 +764,42 @@ def test_index_may_list_many() -> None:
 
     many: Servable = Many()
     assert len(content(ask(Routes(many), "POST", "/v2/repository/index"))) == 1000
+
+
+# Deadlines
+
+
+def deadline_of(headers: Mapping[str, str], **parameters: int) -> float | None:
+    """Return the seconds a request has left when it reaches the servable."""
+    left: list[float | None] = []
+
+    class Watch(Bare):
+        async def infer(self, request: InferRequest) -> InferResponse:
+            end = request.deadline
+            left.append(None if end is None else end - monotonic())
+            return await super().infer(request)
+
+    body = json.dumps({"inputs": [X], "parameters": parameters}).encode()
+    assert ask(Routes(Watch()), "POST", INFER, body, headers).status == 200
+    return left[0]
+
+
+def test_header_sets_the_deadline() -> None:
+    left = deadline_of({"x-request-timeout": "60.5"})
+    assert left is not None
+    assert 0 < left <= 60.5
+
+
+@pytest.mark.parametrize(("header_says", "parameter_says"), [("60", 3600), ("3600", 60)])
+def test_earlier_of_header_and_parameter_counts(header_says: str, parameter_says: int) -> None:
+    left = deadline_of({"x-request-timeout": header_says}, timeout=parameter_says * 1_000_000)
+    assert left is not None
+    assert 0 < left <= 60
+
+
+@pytest.mark.parametrize("value", ["", "soon", "0", "-1", "nan", "inf", "1e11"])
+def test_timeout_that_is_none_is_refused(value: str) -> None:
+    reply = ask(Routes(Bare()), "POST", INFER, BODY, {"x-request-timeout": value})
+    assert reply.status == 400
+    told = f'header X-Request-Timeout: expected seconds above 0, got "{value}"'
+    assert content(reply) == {"error": told}

@@ -10,9 +10,9 @@ import logging
 import zlib
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import count
-from math import ceil
+from math import ceil, nan
 from secrets import token_hex
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Any, Final, Literal, Protocol, TypeAlias, cast
 
 from modelserve.codecs import oip, oip_catalog
@@ -64,8 +64,18 @@ _LONGEST_FOUND: Final = 256
 
 _SMALL_BODY: Final = 64 * 2**10
 
+# Three centuries, as the codec has it for the parameter: more would not survive the arithmetic.
+_LONGEST_TIMEOUT: Final = 1e10
+
 OPTIONAL_HEADERS: Final = frozenset(
-    ("x-request-id", "content-encoding", "traceparent", "idempotency-key", "x-explain")
+    (
+        "content-encoding",
+        "idempotency-key",
+        "traceparent",
+        "x-explain",
+        "x-request-id",
+        "x-request-timeout",
+    )
 )
 """Headers that say something about an inference request, and mostly are not there."""
 
@@ -531,6 +541,9 @@ class Routes:
             message.trace = request.header("traceparent") or ""
             message.idempotency_key = request.header("idempotency-key") or ""
             request.explains = (request.header("x-explain") or "").lower() in ("1", "true")
+            timeout = request.header("x-request-timeout")
+            if timeout is not None:
+                _set_deadline(message, timeout)
         if message.parameters and "explain" in message.parameters:
             request.explains = _take_flag(message, "explain")
         return message
@@ -705,6 +718,21 @@ def _is_visible(text: str) -> bool:
 
 def _reply(status: int, body: bytes | memoryview, request: Request) -> Reply:
     return Reply(status, _JSON, [body], len(body), request.id)
+
+
+def _set_deadline(message: InferRequest, timeout: str) -> None:
+    """Let a message end after so many seconds, unless it ends sooner."""
+    try:
+        seconds = float(timeout)
+    except ValueError:
+        seconds = nan
+    if not 0 < seconds <= _LONGEST_TIMEOUT:
+        raise InvalidInput(
+            f'expected seconds above 0, got "{timeout[:40]}"', path="header X-Request-Timeout"
+        )
+    deadline = monotonic() + seconds
+    if message.deadline is None or deadline < message.deadline:
+        message.deadline = deadline
 
 
 def _take_flag(message: InferRequest, name: str) -> bool:
