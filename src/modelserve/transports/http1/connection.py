@@ -42,9 +42,9 @@ _JOINED: Final = 64 << 10
 # to be cut off at once could cost it the reply.
 _LINGER: Final = 2.0
 _LINGER_BYTES: Final = 4 << 20
-# A client that closed its side may have left, or only be done with sending. What can be answered
-# within this time is.
-_HALF_CLOSED: Final = 0.05
+# A client that closed its side may have left, or only be done with sending: what is answered within
+# so many seconds is written to it, and what takes longer is taken back.
+_HALF_CLOSED: Final = 1.0
 
 _HEAD, _BODY, _BUSY, _LAST = range(4)
 
@@ -256,14 +256,18 @@ class Connection(asyncio.Protocol):
                 return
             if rest is not None:
                 self._held = rest
-                body, self._chunks = bytes(self._chunks.data), None
-                self._answer(body)
+                body, self._chunks = self._chunks.data, None
+                self._answer(memoryview(body).toreadonly() if len(body) > _LARGE else bytes(body))
         elif len(held) >= length:
             self._held = held[length:]
             self._answer(held[:length])
         elif length >= _LARGE:
             self._held = b""
-            _LargeBody(self, self._transport, length, held)
+            try:
+                _LargeBody(self, self._transport, length, held)
+            except MemoryError:
+                error = Overloaded("there is no memory for a body of this size", retry_after=1.0)
+                self._refuse(error, close=True)
 
     def whole(self, body: memoryview) -> None:
         """Answer the request whose large body is whole; called by what received it."""
@@ -323,7 +327,9 @@ class Connection(asyncio.Protocol):
         request, head, server = self._request, self._head, self._server
         assert request is not None
         self._ticket = self._request = None
-        keep = head is not None and head.keep_alive and not (self._ended or server.draining)
+        keep = head is not None and head.keep_alive and not server.draining
+        if self._ended and not self._held:
+            keep = False
         self._write(reply, keep)
         if request.exchange is not None:
             self._routes.close(request, reply.size)
@@ -356,6 +362,8 @@ class Connection(asyncio.Protocol):
         self._due_in(self._server.limits.idle_timeout)
         if self._held:
             self._use_held()
+        if self._ended and self._state in (_HEAD, _BODY):  # the rest of it will never come
+            self._transport.close()
 
     def _write(self, reply: Reply, keep: bool) -> None:
         head = self._head

@@ -68,6 +68,8 @@ class SecureTransport(asyncio.Transport, asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Decrypt what came."""
+        if self._over:
+            return
         self._incoming.write(data)
         if self._app is None and not self._shake_hands():
             return
@@ -170,10 +172,13 @@ class SecureTransport(asyncio.Transport, asyncio.Protocol):
         """Say so to the client, and close when everything is sent."""
         if not self._over:
             self._over = True
-            with suppress(ssl.SSLError):  # it waits for the client to say so too; we do not
-                self._tls.unwrap()
-            self._send()
-            self._socket.close()
+            self._say_goodbye()
+        self._socket.close()
+
+    def _say_goodbye(self) -> None:
+        with suppress(ssl.SSLError):  # it waits for the client to say so too; we do not
+            self._tls.unwrap()
+        self._send()
 
     def abort(self) -> None:
         """Cut the connection off."""
@@ -182,11 +187,17 @@ class SecureTransport(asyncio.Transport, asyncio.Protocol):
 
     def is_closing(self) -> bool:
         """Tell whether it is closed or about to be."""
-        return self._over or self._socket.is_closing()
+        return self._socket.is_closing()
 
     def can_write_eof(self) -> bool:
-        """Tell that one side alone cannot be closed."""
-        return False
+        """Tell that it can be said that nothing more will be written."""
+        return True
+
+    def write_eof(self) -> None:
+        """Say so; what the client still sends is thrown away, as is its own word of the end."""
+        if not self._over:
+            self._over = True
+            self._say_goodbye()
 
     def get_write_buffer_size(self) -> int:
         """Return the bytes not yet sent."""
