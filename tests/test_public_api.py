@@ -72,6 +72,7 @@ PUBLIC = [
     "model",
     "mount",
     "serve",
+    "serve_workers",
     "server_context",
 ]
 

@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     from modelserve.transports.http1.limits import Limits as Limits
     from modelserve.transports.serving import HTTPServer as HTTPServer
     from modelserve.transports.serving import serve as serve
+    from modelserve.workers import serve_workers as serve_workers
 
 __all__ = [
     "APIKeys",
@@ -135,6 +136,7 @@ __all__ = [
     "model",
     "mount",
     "serve",
+    "serve_workers",
     "server_context",
 ]
 
@@ -204,6 +206,7 @@ _MODULES: Final[dict[str, str]] = {
     "model": "modelserve.repository.decorator",
     "mount": "modelserve.transports.asgi",
     "serve": "modelserve.transports.serving",
+    "serve_workers": "modelserve.workers",
     "server_context": "modelserve.security.tls",
 }
 

@@ -20,7 +20,7 @@ from modelserve.transports.address import Address
 from modelserve.transports.http1.limits import Limits
 from modelserve.transports.routes import MAX_BODY_SIZE, AdminRoutes, routes_of
 
-__all__ = ["HTTPServer", "ServerName", "serve"]
+__all__ = ["HTTPServer", "ServerName", "loop_factory", "serve"]
 
 # How long a thread may keep the interpreter when another one wants it. With the default of 5 ms a
 # model's thread that has finished waits that long behind a busy event loop.
@@ -260,7 +260,7 @@ def serve(
     # What is loaded now stays: no collection is to walk through it while requests wait.
     gc.freeze()
     try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
             runner.run(_serve(listening, on_ready))
     finally:
         gc.unfreeze()
@@ -302,7 +302,8 @@ def _on_signals(call: Callable[[], None]) -> Iterator[None]:
                 signal.signal(number, handler)
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return what makes uvloop's event loops where it is installed, else None for asyncio's own."""
     try:
         import uvloop
     except ImportError:

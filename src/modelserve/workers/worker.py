@@ -13,14 +13,14 @@ import signal
 import socket
 import ssl
 import sys
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from itertools import count
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final
 
 from modelserve.protocols import VersionInfo
-from modelserve.transports.serving import HTTPServer
+from modelserve.transports.serving import HTTPServer, loop_factory
 from modelserve.workers.desired import Desired
 from modelserve.workers.following import FollowingRepository
 from modelserve.workers.settings import Settings
@@ -271,14 +271,5 @@ def main(arguments: Sequence[str]) -> None:
     logging.getLogger().addHandler(stderr)
     runtime, slot, listening, memory = arguments
     sys.setswitchinterval(_SWITCH_INTERVAL)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(_run(Path(runtime), int(slot), int(listening), int(memory)))
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-    return factory

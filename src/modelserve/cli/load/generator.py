@@ -10,7 +10,6 @@ import asyncio
 import gc
 import re
 import ssl
-import sys
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -24,6 +23,7 @@ import numpy as np
 
 from modelserve.cli.load.measurements import Measurement, Tally
 from modelserve.errors import UnavailableError
+from modelserve.transports.serving import loop_factory
 
 __all__ = ["Origin", "Plan", "Shot", "generate"]
 
@@ -141,22 +141,11 @@ def generate(
     gc.collect()
     gc.disable()  # a collection in the middle would look like the server's latency
     try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
             return runner.run(load.run(on_progress))
     finally:
         if collecting:
             gc.enable()
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    if sys.platform == "win32":
-        return None
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-    return factory
 
 
 class _Connection(asyncio.Protocol):

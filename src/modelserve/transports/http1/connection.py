@@ -266,8 +266,8 @@ class Connection(asyncio.Protocol):
             try:
                 _LargeBody(self, self._transport, length, held)
             except MemoryError:
-                error = Overloaded("there is no memory for a body of this size", retry_after=1.0)
-                self._refuse(error, close=True)
+                full = Overloaded("there is no memory for a body of this size", retry_after=1.0)
+                self._refuse(full, close=True)
 
     def whole(self, body: memoryview) -> None:
         """Answer the request whose large body is whole; called by what received it."""
