@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
-from modelserve.messages import Exchange, InferRequest, InferResponse, Principal
+from modelserve.messages import BatchRecord, Exchange, InferRequest, InferResponse, Principal
 from modelserve.tensors import Signature, Tensor
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Catalog",
     "Certificate",
     "Choice",
+    "Gathering",
     "Observer",
     "Policy",
     "Servable",
@@ -163,6 +164,35 @@ class VersionInfo:
     labels: tuple[str, ...] = ()
     versions: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+
+class Gathering(Protocol):
+    """Runs rows that a transport gathered from many requests; a `Servable` may be one, too.
+
+    For what takes microseconds, where a request's own way costs more than its run. None of it needs
+    to succeed: requests that cannot be answered so go to `begin` or `infer`.
+    """
+
+    def most_rows(self, model: str, version: str) -> int:
+        """Return how many rows may run at once now, on this thread; 0 where none may."""
+        ...
+
+    def run_rows(
+        self, model: str, version: str, inputs: Mapping[str, Tensor], rows: int
+    ) -> tuple[str, Mapping[str, Tensor], BatchRecord] | None:
+        """Run rows on this thread, an event loop's.
+
+        Args:
+            model: Name of the model.
+            version: Version number or label the requests name, or empty.
+            inputs: Their inputs joined, not validated yet; axis 0 has `rows` rows.
+            rows: How many there are.
+
+        Returns:
+            The version that answered, the outputs, and the record of the batch. None where the
+            requests are to go their usual way, whatever the reason: nothing came of it.
+        """
+        ...
 
 
 class Catalog(Protocol):

@@ -13,8 +13,9 @@ from itertools import chain
 from struct import Struct
 from struct import error as StructError
 from time import monotonic
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
+import numpy as np
 from numpy import ndarray
 
 from modelserve.errors import InvalidInput
@@ -25,7 +26,16 @@ from ._json import Buffer, dumps, loads
 from ._memo import Memo
 from ._tensors import from_bytes, from_list, number_code, wire_dtype
 
-__all__ = ["FRAMES", "HEADS", "learn_frame", "learn_head", "read_by_frame", "read_by_head"]
+__all__ = [
+    "FRAMES",
+    "HEADS",
+    "OPENINGS",
+    "RowKind",
+    "learn_frame",
+    "learn_head",
+    "read_by_frame",
+    "read_by_head",
+]
 
 _MAX_HEAD: Final = 1024
 """Bytes of JSON before or after the data that a plan may be for."""
@@ -40,7 +50,7 @@ _ALL_BINARY: Final = {"": {"binary_data": True}}
 # What is another one for every request stands first where clients write it: an id, and from this
 # library's own client what is left of its time. It is cut off what may come again. The characters
 # of the id are those that stand for themselves in JSON.
-_OPENINGS: Final = (b'{"id"', b'{"parameters":{"timeout"', b'{"parameters": {"timeout"')
+OPENINGS: Final = (b'{"id"', b'{"parameters":{"timeout"', b'{"parameters": {"timeout"')
 _OPENING: Final = re.compile(
     rb'\{(?:"id": ?"([ !#-\[\]-~]{,128})", ?)?'
     rb'(?:"parameters": ?\{"timeout": ?([1-9][0-9]{,15})(?=[,}]))?'
@@ -134,10 +144,35 @@ def _copied(parameters: Mapping[str, Parameters]) -> dict[str, dict[str, Any]]:
     return {name: dict(kept) for name, kept in parameters.items()}
 
 
+class RowKind(NamedTuple):
+    """What requests of one row have in common that may be read and answered together.
+
+    Args:
+        name: Name of their only input.
+        dtype: Its dtype.
+        row: Shape of a row.
+        binary: Whether all outputs are to go as binary data; else all go in JSON.
+    """
+
+    name: str
+    dtype: np.dtype[Any]
+    row: tuple[int, ...]
+    binary: bool
+
+
+def _kind(envelope: _Envelope, name: str, datatype: str, shape: tuple[int, ...]) -> RowKind | None:
+    """Return the kind of a request, where it is one row of numbers and asks for nothing else."""
+    if envelope.rare or envelope.id or envelope.timeout or datatype in ("BOOL", "BYTES", "BF16"):
+        return None
+    if len(shape) < 2 or shape[0] != 1 or 0 in shape:
+        return None
+    return RowKind(name, wire_dtype(datatype), shape[1:], envelope.all_binary)
+
+
 class _Head:
     """The JSON part of a request all of whose tensors are binary, and where each of them is."""
 
-    __slots__ = ("envelope", "size", "tensors")
+    __slots__ = ("envelope", "kind", "size", "tensors")
 
     def __init__(self, document: dict[str, Any], request: InferRequest, own: _Own) -> None:
         self.envelope = _Envelope(document, request, own)
@@ -155,12 +190,25 @@ class _Head:
             self.tensors.append((name, dtype, shape, start, rest))
             start += size
         self.size = start
+        self.kind: RowKind | None = None
+        if len(self.tensors) == 1:
+            self.kind = _kind(self.envelope, name, datatype, shape)
 
 
 class _Frame:
     """The JSON of a request before and after the data of its only tensor."""
 
-    __slots__ = ("count", "datatype", "dtype", "envelope", "name", "pack", "shape", "suffix")
+    __slots__ = (
+        "count",
+        "datatype",
+        "dtype",
+        "envelope",
+        "kind",
+        "name",
+        "pack",
+        "shape",
+        "suffix",
+    )
 
     def __init__(
         self, suffix: bytes, document: dict[str, Any], request: InferRequest, own: _Own
@@ -175,6 +223,25 @@ class _Frame:
         # Without elements there is nothing to save.
         code = number_code(self.datatype) if self.count else None
         self.pack = None if code is None else Struct(f"<{self.count}{code}").pack
+        self.kind = (
+            None if code is None else _kind(self.envelope, self.name, self.datatype, self.shape)
+        )
+
+    def read_row(self, text: bytes) -> bytes | None:
+        """Return the bytes of a row of right numbers, or None where it may be something else."""
+        if text.find(b"t") >= 0 or text.find(b"f") >= 0 or self.pack is None:
+            return None  # it may hold true or false
+        try:
+            data = loads(text)
+            if type(data) is not list:
+                return None
+            if len(data) == 1 and self.count > 1:
+                data = data[0]
+                if type(data) is not list:
+                    return None
+            return self.pack(*data) if len(data) == self.count else None
+        except (StructError, OverflowError, TypeError, ValueError):
+            return None
 
     def read(self, text: bytes, model: str, version: str, own: _Own) -> InferRequest | None:
         try:
@@ -232,7 +299,7 @@ def read_by_head(body: Buffer, length: int, model: str, version: str) -> InferRe
         body = memoryview(body).toreadonly()
         head = bytes(body[:length])
     own = _NOTHING
-    if head.startswith(_OPENINGS):
+    if head.startswith(OPENINGS):
         own = _own(head)
         head = head[own[0] :]
     plan = HEADS.get(head)
@@ -279,7 +346,7 @@ def read_by_frame(body: Buffer, model: str, version: str) -> InferRequest | None
     start = body.find(_DATA, 0, _MAX_HEAD)
     if start < 0:
         return None
-    own = _own(body) if body.startswith(_OPENINGS) else _NOTHING
+    own = _own(body) if body.startswith(OPENINGS) else _NOTHING
     for frame in FRAMES.get(body[own[0] : start]) or ():
         if frame is not None and body.endswith(frame.suffix):
             text = body[start + len(_DATA) : len(body) - len(frame.suffix)]

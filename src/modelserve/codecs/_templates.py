@@ -19,7 +19,7 @@ from ._json import dumps
 from ._memo import Memo
 from ._tensors import to_bytes
 
-__all__ = ["TEMPLATES", "write_by_template"]
+__all__ = ["TEMPLATES", "row_pieces", "write_by_template"]
 
 Written: TypeAlias = tuple[list[bytes | memoryview], int | None]
 """Buffers to write in order, and the length of the JSON part where binary data follows it."""
@@ -132,6 +132,27 @@ def _flat(array: NDArray[Any], datatype: str) -> NDArray[Any]:
 
 def _padded(head: bytes) -> bytes:
     return head + b" " * (-len(head) % 8)
+
+
+def row_pieces(response: InferResponse, binary: bool) -> list[bytes]:
+    """Return what stands before, between and behind the data of a response without an id.
+
+    Args:
+        response: One like it.
+        binary: Whether all outputs go as binary data: one piece then, the JSON part. Else there is
+            one more piece than outputs.
+    """
+    pieces = [_opening(response) + b',"outputs":[']
+    for index, (name, array) in enumerate(response.outputs.items()):
+        opened, closed = _around(name, array, binary)
+        pieces[-1] += (b"," if index else b"") + opened
+        if binary:
+            pieces[-1] += closed
+        else:
+            pieces[-1] += b"["
+            pieces.append(b"]" + closed)
+    pieces[-1] += b"]}"
+    return [_padded(pieces[0])] if binary else pieces
 
 
 # A pure function of the keys, as with functools.cache. False is for those that have no template.

@@ -14,6 +14,7 @@ from struct import error as StructError
 from typing import Any, Final
 
 import numpy as np
+from numpy import little_endian
 from numpy.typing import NDArray
 
 from modelserve.errors import InvalidInput, Unsupported
@@ -48,7 +49,11 @@ _CODES: Final = {
     "FP64": "d",
 }
 _BOOLEANS: Final = {code: (pack(f"<{code}", 1), pack(f"<{code}", 0)) for code in _CODES.values()}
-_WIRE: Final = {name: numpy_dtype(name).newbyteorder("<") for name in (*_CODES, "BOOL")}
+# On most machines these are numpy's own objects, which are told by their identity further on.
+_WIRE: Final = {
+    name: numpy_dtype(name) if little_endian else numpy_dtype(name).newbyteorder("<")
+    for name in (*_CODES, "BOOL")
+}
 _LENGTH: Final = Struct("<I")
 
 _FEW: Final = 4096

@@ -16,10 +16,10 @@ from collections.abc import (
 from contextlib import aclosing
 from typing import Any, Final
 
-from modelserve.errors import LoadError
+from modelserve.errors import LoadError, ServeError
 from modelserve.execution.batcher import BatcherClosed
 from modelserve.execution.waiting import Awaited, Done, code_of
-from modelserve.messages import Exchange, InferRequest, InferResponse, Parameters
+from modelserve.messages import BatchRecord, Exchange, InferRequest, InferResponse, Parameters
 from modelserve.protocols import Ticket
 from modelserve.repository.control import Control
 from modelserve.repository.models import ModelEntry
@@ -167,6 +167,28 @@ class Answering:
             if exchange is not None:
                 exchange.code = code_of(error)
             raise
+
+    def most_rows(self, model: str, version: str) -> int:
+        """Return how many gathered rows may run at once now; see `protocols.Gathering`."""
+        chosen = self._gathered(model, version)
+        return 0 if chosen is None else chosen.most_rows
+
+    def run_rows(
+        self, model: str, version: str, inputs: Mapping[str, Tensor], rows: int
+    ) -> tuple[str, Mapping[str, Tensor], BatchRecord] | None:
+        """Run rows that a transport gathered from requests; see `protocols.Gathering`."""
+        chosen = self._gathered(model, version)
+        ran = None if chosen is None else chosen.run_rows(inputs, rows)
+        return None if chosen is None or ran is None else (chosen.version, *ran)
+
+    def _gathered(self, model: str, version: str) -> ModelVersion | None:
+        entry = self._entries.get(model)
+        if entry is None or (entry.policy is not None and not version):
+            return None  # a policy chooses for each request
+        try:
+            return entry.find(version)
+        except ServeError:
+            return None
 
     async def stream(
         self, request: InferRequest | AsyncIterable[InferRequest], *, model: str = ""

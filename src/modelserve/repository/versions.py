@@ -27,7 +27,7 @@ from modelserve.execution.nested import chain
 from modelserve.execution.proof import prove_batch_axis, synthetic_inputs
 from modelserve.execution.streams import StreamSlots, open_stream
 from modelserve.execution.waiting import Awaited, Done, TaskTicket
-from modelserve.messages import Context, InferRequest, InferResponse, RequestInfo
+from modelserve.messages import BatchRecord, Context, InferRequest, InferResponse, RequestInfo
 from modelserve.protocols import Backend, State, Ticket, Traits, VersionInfo
 from modelserve.tensors import Signature, Tensor, TensorSpec
 
@@ -188,6 +188,19 @@ class ModelVersion:
             return self.batcher.submit_blocking(request, request.inputs, rows, True)
         inputs, rows = self._validate(request)
         return self.batcher.submit_blocking(request, inputs, rows)
+
+    @property
+    def most_rows(self) -> int:
+        """How many gathered rows may run at once now, on an event loop."""
+        return min(self._most_plain, self.batcher.most_rows)
+
+    def run_rows(
+        self, inputs: Mapping[str, Tensor], rows: int
+    ) -> tuple[Mapping[str, Tensor], BatchRecord] | None:
+        """Run rows that a transport gathered; see `AdaptiveBatcher.run_rows`."""
+        if rows > self._most_plain or self._plain_rows(inputs) != rows:
+            return None
+        return self.batcher.run_rows(inputs, rows)
 
     def _validate(self, request: InferRequest) -> tuple[Mapping[str, Tensor], int]:
         if self._streams is not None:

@@ -31,14 +31,18 @@ from modelserve.messages import Exchange, InferRequest, InferResponse, Principal
 from modelserve.protocols import (
     Admin,
     Authenticator,
+    Caller,
     Catalog,
     Certificate,
     Done,
+    Gathering,
     Servable,
     Ticket,
 )
 
 __all__ = [
+    "BINARY",
+    "JSON",
     "MAX_BODY_SIZE",
     "OPTIONAL_HEADERS",
     "AdminRoutes",
@@ -93,8 +97,9 @@ Body: TypeAlias = bytes | bytearray | memoryview
 Headers: TypeAlias = Sequence[tuple[bytes, bytes]]
 
 _NO_HEADERS: Final[Headers] = ()
-_JSON: Final = b"application/json"
-_BINARY: Final = b"application/octet-stream"
+_ANYONE: Final = Principal("")
+JSON: Final = b"application/json"
+BINARY: Final = b"application/octet-stream"
 _HEADER: Final = oip.HEADER.encode()
 
 # Up to here a body is decoded before anybody looks whether its model is there.
@@ -322,10 +327,16 @@ class Routes:
         self._servable = servable
         self._check: Callable[[str, str], None] | None = getattr(servable, "check", None)
         self._begin: Any = getattr(servable, "begin", None)
+        self.gathering: Gathering | None = None
+        """The servable, where it runs rows that a transport gathered."""
+        if hasattr(servable, "run_rows"):
+            self.gathering = cast(Gathering, servable)
+        self.authenticates = authenticator is not None
         self._admin = admin
         self._authenticator = authenticator
         self._metrics = metrics
-        self._record = record or getattr(servable, "record", None)
+        self.record: Callable[[Exchange], None] | None = record or getattr(servable, "record", None)
+        """Gets every closed exchange."""
         self._max_body_size = max_body_size
         self._found: dict[tuple[str, str], Route] = {}
         self._prefix = token_hex(8)
@@ -371,7 +382,7 @@ class Routes:
             PermissionDenied: It may not do this, or nobody may.
         """
         if request.plain:
-            request.id = f"{self._prefix}-{next(self._count):x}"
+            request.id = self.new_id()
         else:
             request.id = self._request_id(request.header("x-request-id"))
         if route is None:
@@ -389,6 +400,22 @@ class Routes:
         principal = request.principal = authenticator.authenticate(request)
         if request.exchange is not None:
             request.exchange.principal = principal.name
+        self._check_scope(principal, route)
+
+    def admitted(self, route: Route, caller: Caller) -> Principal:
+        """Return who is calling; for a transport that opens no `Request`.
+
+        Raises:
+            Unauthenticated: The caller did not prove who it is.
+            PermissionDenied: It may not do this.
+        """
+        if self._authenticator is None:
+            return _ANYONE
+        principal = self._authenticator.authenticate(caller)
+        self._check_scope(principal, route)
+        return principal
+
+    def _check_scope(self, principal: Principal, route: Route) -> None:
         if route.scope not in principal.scopes and not (
             # Whoever may ask a model may know what it takes.
             route._endpoint in _DESCRIBING and "infer" in principal.scopes
@@ -410,6 +437,10 @@ class Routes:
     def _request_id(self, given: str | None) -> str:
         if given and len(given) <= 128 and given.isascii() and _is_visible(given):
             return given
+        return self.new_id()
+
+    def new_id(self) -> str:
+        """Return an id for a request that came without one."""
         return f"{self._prefix}-{next(self._count):x}"
 
     async def answer(self, request: Request, route: Route) -> Reply:
@@ -494,10 +525,10 @@ class Routes:
     def close(self, request: Request, bytes_out: int) -> None:
         """Record an exchange whose reply is written, or will never be."""
         exchange = request.exchange
-        if exchange is not None and self._record is not None:
+        if exchange is not None and self.record is not None:
             request.exchange = None
             exchange.bytes_out = bytes_out
-            self._record(exchange)
+            self.record(exchange)
 
     # The servable's optional protocols, by their methods: nothing is inherited.
 
@@ -568,7 +599,7 @@ class Routes:
             response.parameters = {**response.parameters, **_explained(exchange)}
         parts, json_size = oip.encode_response(response, message)
         size = len(parts[0]) if len(parts) == 1 else sum(map(len, parts))
-        kind = _JSON if json_size is None else _BINARY
+        kind = JSON if json_size is None else BINARY
         reply = Reply(200, kind, parts, size, request.id, json_size)
         exchange.encode = perf_counter() - started
         if request.explains:
@@ -717,7 +748,7 @@ def _is_visible(text: str) -> bool:
 
 
 def _reply(status: int, body: bytes | memoryview, request: Request) -> Reply:
-    return Reply(status, _JSON, [body], len(body), request.id)
+    return Reply(status, JSON, [body], len(body), request.id)
 
 
 def _set_deadline(message: InferRequest, timeout: str) -> None:

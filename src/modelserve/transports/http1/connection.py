@@ -5,6 +5,7 @@ A request may come in any number of pieces, so reading is a matter of states:
 HEAD  waiting for a whole head, or for any byte at all
 BODY  the head was admitted; waiting for the rest of the body
 BUSY  the request is being answered; what arrives meanwhile is kept, up to a bound
+GATHERED  it will be at the end of the loop's turn, together with others
 LAST  the last reply is written; what still arrives is thrown away
 
 The usual request comes in one piece and has a head that is known: `data_received` takes one look
@@ -46,7 +47,7 @@ _LINGER_BYTES: Final = 4 << 20
 # so many seconds is written to it, and what takes longer is taken back.
 _HALF_CLOSED: Final = 1.0
 
-_HEAD, _BODY, _BUSY, _LAST = range(4)
+_HEAD, _BODY, _BUSY, _GATHERED, _LAST = range(5)
 
 
 class Connection(asyncio.Protocol):
@@ -146,7 +147,8 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """Note that the client closed its side; ours stays open for an answer on its way."""
         self._ended = True
-        if self._state == _BUSY and self._transport.get_extra_info("sslcontext") is None:
+        busy = self._state in (_BUSY, _GATHERED)
+        if busy and self._transport.get_extra_info("sslcontext") is None:
             asyncio.get_running_loop().call_later(_HALF_CLOSED, self._leave, self._request)
             return True
         return False
@@ -158,7 +160,12 @@ class Connection(asyncio.Protocol):
             end = data.find(END) + 4
             head = self._known(data[:end])
             if head is not None and len(data) - end == head.length:
-                self._serve(head, data[end:])
+                if head.gathered:
+                    self._state = _GATHERED
+                    self.due = inf
+                    self._server.together.add(self, head, data, end)
+                else:
+                    self._serve(head, data[end:])
                 return
         if self._state == _LAST:
             self._lingered += len(data)
@@ -176,7 +183,7 @@ class Connection(asyncio.Protocol):
                 self._read_head()
         elif self._state == _BODY:
             self._read_body()
-        waits = self._state == _BUSY or (self._state == _HEAD and self._blocked)
+        waits = self._state in (_BUSY, _GATHERED) or (self._state == _HEAD and self._blocked)
         if waits and len(self._held) > _MOST_AHEAD and not self._paused:
             self._paused = True
             self._transport.pause_reading()
@@ -306,6 +313,27 @@ class Connection(asyncio.Protocol):
             )
             task.add_done_callback(self._done)
 
+    @property
+    def waits(self) -> bool:
+        """Whether it still waits for the answer to a request that was gathered."""
+        return self._state == _GATHERED and not (self._ended or self._server.draining)
+
+    def caller(self, head: Head) -> Request:
+        """Return who is calling, for an authenticator."""
+        request = Request(head.method, head.path, head.header)
+        request.certificate = self.certificate
+        return request
+
+    def serve_gathered(self, head: Head, body: bytes) -> None:
+        """Answer a request that was gathered, by itself."""
+        if self._state == _GATHERED:
+            self._serve(head, body)
+
+    def reply_gathered(self, content: bytes) -> None:
+        """Write the reply to a request that was gathered, and go on to the next."""
+        self._transport.write(content)
+        self._go_idle()
+
     def _done(self, task: asyncio.Task[Reply]) -> None:
         if self._task is not task:
             if not task.cancelled():
@@ -336,6 +364,10 @@ class Connection(asyncio.Protocol):
         if not keep:
             self._finish()
             return
+        self._go_idle()
+
+    def _go_idle(self) -> None:
+        """Wait for the next request, or take it up if it is here."""
         self._state = _HEAD
         if self._held or self._paused:
             # Not from here: a client that sends many requests ahead must not keep the others
@@ -343,7 +375,7 @@ class Connection(asyncio.Protocol):
             self._state = _BUSY
             asyncio.get_running_loop().call_soon(self._go_on)
         elif not self._blocked:
-            self.due = server.now + server.limits.idle_timeout
+            self.due = self._server.now + self._server.idle_timeout
 
     def _go_on(self) -> None:
         """Take up what arrived while the last request was answered."""

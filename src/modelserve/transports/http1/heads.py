@@ -78,6 +78,7 @@ class Head:
         header: Looks up a header by lower-case name.
         length: Bytes of the body; 0 where it is chunked.
         chunked: Whether the body comes in chunks.
+        gathered: Whether requests with it may be answered together with others.
         json_size: The header Inference-Header-Content-Length.
         plain: Whether it has none of the `OPTIONAL_HEADERS`.
         keep_alive: Whether the client will send further requests.
@@ -90,6 +91,7 @@ class Head:
     __slots__ = (
         "chunked",
         "expects",
+        "gathered",
         "header",
         "json_size",
         "keep_alive",
@@ -115,6 +117,7 @@ class Head:
         self.keep_alive = True
         self.old = False
         self.expects = False
+        self.gathered = False
         self.route: Route | None = None
         self.refusal: ClientError | None = None
         self.path = ""
@@ -133,6 +136,7 @@ class Heads:
     Args:
         find: Returns the route of a method and path, or raises.
         limits: The server's limits.
+        gathers: Tells of a head that is to be remembered whether it may be `gathered`.
         remember: Whether heads are kept; without, each is parsed anew.
 
     Raises:
@@ -140,7 +144,12 @@ class Heads:
     """
 
     def __init__(
-        self, find: Callable[[str, str], Route], limits: Limits, *, remember: bool = True
+        self,
+        find: Callable[[str, str], Route],
+        limits: Limits,
+        gathers: Callable[[Head], bool],
+        *,
+        remember: bool = True,
     ) -> None:
         try:
             from httptools import HttpParserUpgrade, HttpRequestParser
@@ -153,6 +162,7 @@ class Heads:
         self._error: Any = HttpParserError
         self._upgrade: Any = HttpParserUpgrade
         self._find = find
+        self._gathers = gathers
         self._limits = limits
         self._known: dict[bytes, Head] = {}
         self._most = _MOST_KNOWN if remember else 0
@@ -177,6 +187,7 @@ class Heads:
             if len(self._known) >= self._most:
                 self._known.clear()
             if self._most:
+                head.gathered = self._gathers(head)
                 self._known[data] = head
         return head
 

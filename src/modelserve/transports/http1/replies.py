@@ -39,9 +39,7 @@ class ReplyHeads:
             keep: Whether the connection stays open.
             old: Whether the client speaks HTTP/1.0, which has to be told if it does.
         """
-        opening = self._openings.get((reply.status, reply.content_type))
-        if opening is None:
-            opening = self._open(reply)
+        opening = self.opening(reply.status, reply.content_type)
         if reply.json_size is not None:
             lines = b"%b%d\r\nx-request-id: %b\r\ninference-header-content-length: %d\r\n" % (
                 opening,
@@ -57,11 +55,12 @@ class ReplyHeads:
             return lines + b"connection: close\r\n\r\n"
         return lines + (b"connection: keep-alive\r\n\r\n" if old else b"\r\n")
 
-    def _open(self, reply: Reply) -> bytes:
-        opening = b"%bdate: %b\r\ncontent-type: %b\r\ncontent-length: " % (
-            _STATUS[reply.status],
-            self._date,
-            reply.content_type,
-        )
-        self._openings[reply.status, reply.content_type] = opening
+    def opening(self, status: int, content_type: bytes) -> bytes:
+        """Return a reply's head up to the value of the content length."""
+        opening = self._openings.get((status, content_type))
+        if opening is None:
+            opening = self._openings[status, content_type] = (
+                b"%bdate: %b\r\ncontent-type: %b\r\ncontent-length: "
+                % (_STATUS[status], self._date, content_type)
+            )
         return opening

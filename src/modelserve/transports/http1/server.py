@@ -14,10 +14,11 @@ from typing import Final
 from modelserve.transports.routes import Routes
 
 from .connection import Connection
-from .heads import Heads
+from .heads import Head, Heads
 from .limits import Limits
 from .replies import ReplyHeads
 from .tls import SecureTransport
+from .together import Together
 
 __all__ = ["HTTP1Server"]
 
@@ -29,6 +30,10 @@ _LAST_WORDS: Final = 1.0
 _TURNS: Final = 4
 # Event loops differ in how far ahead they can set a timer.
 _LONGEST_TIMER: Final = 365 * 86_400.0
+
+
+def _never(head: Head) -> bool:
+    return False
 
 
 class HTTP1Server:
@@ -43,6 +48,8 @@ class HTTP1Server:
         tls: With a context, connections are encrypted.
         drain: Seconds that requests under way get to end when it stops.
         remember_heads: Whether a request head that came before is recognised instead of parsed.
+        gather: Whether plain requests of one turn of the loop, for a model of microseconds, are
+            read, run and answered together; of those whose heads are remembered.
 
     Raises:
         ImportError: httptools is not installed.
@@ -56,10 +63,19 @@ class HTTP1Server:
         tls: ssl.SSLContext | None = None,
         drain: float = 30.0,
         remember_heads: bool = True,
+        gather: bool = True,
     ) -> None:
         self.routes = routes
         self.limits = limits or Limits()
-        self.heads = Heads(routes.find, self.limits, remember=remember_heads)
+        self.idle_timeout = self.limits.idle_timeout
+        self.replies = ReplyHeads()
+        self.together = Together(routes, self.replies)
+        self.heads = Heads(
+            routes.find,
+            self.limits,
+            self.together.takes if gather else _never,
+            remember=remember_heads,
+        )
         self.draining = False
         self.lingering = False
         """Whether a connection may still send a request, which is then its last."""
@@ -67,7 +83,6 @@ class HTTP1Server:
         """Bytes of a body nobody wants that are read and dropped, to keep the connection."""
         self.now = 0.0
         """The loop's time when it was last looked at: often enough for what is counted by it."""
-        self.replies = ReplyHeads()
         self._tls = tls
         self._drain = drain
         self._connections: set[Connection | SecureTransport] = set()
