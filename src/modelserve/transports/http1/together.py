@@ -83,7 +83,7 @@ class Together:
         replies: Writes heads of replies.
     """
 
-    __slots__ = ("_arrivals", "_most_rows", "_replies", "_routes", "_run_rows")
+    __slots__ = ("_arrivals", "_most_rows", "_replies", "_routes", "_run_rows", "answered")
 
     def __init__(self, routes: Routes, replies: ReplyHeads) -> None:
         self._routes = routes
@@ -92,6 +92,8 @@ class Together:
         self._most_rows: Callable[[str, str], int] = gathering.most_rows if gathering else _none
         self._run_rows: _RunRows | None = gathering.run_rows if gathering else None
         self._arrivals: list[_Arrival] = []
+        self.answered = 0
+        """Requests that were answered together."""
 
     def takes(self, head: Head) -> bool:
         """Tell whether requests with this head may be gathered."""
@@ -117,16 +119,21 @@ class Together:
                 self._let_go(arrival)
             return
         try:
-            for group in self._grouped(arrivals):
+            groups, others = self._grouped(arrivals)
+            for group in groups:
                 for start in range(0, len(group.arrivals), group.most):
                     self._answer(group, start, start + group.most)
+            # Not before: what they put into the model's queue would be in the way of all.
+            for arrival in others:
+                self._let_go(arrival)
         except Exception:  # the boundary of a turn: nobody may be left without an answer
             _LOG.exception("requests that were gathered go their own ways")
             for arrival in arrivals:
                 self._let_go(arrival)
 
-    def _grouped(self, arrivals: list[_Arrival]) -> list[_Group]:
-        """Read the requests; those that are not as usual take their own way from here."""
+    def _grouped(self, arrivals: list[_Arrival]) -> tuple[list[_Group], list[_Arrival]]:
+        """Read the requests; returns groups of those that are as usual, and the others."""
+        others: list[_Arrival] = []
         groups: dict[tuple[Route, RowKind], _Group] = {}
         bounds: dict[Route, int] = {}
         group: _Group | None = None
@@ -139,7 +146,7 @@ class Together:
                 most = bounds[route] = self._most_rows(route.model, route.version)
             read = read_row(arrival.message, arrival.body, head.json_size) if most else None
             if read is None or not arrival.connection.waits:
-                self._let_go(arrival)
+                others.append(arrival)
                 continue
             kind, row = read
             if group is None or kind is not group.kind or route is not group.route:
@@ -149,7 +156,7 @@ class Together:
         each = (perf_counter() - began) / len(arrivals)
         for group in groups.values():
             group.took = each
-        return list(groups.values())
+        return list(groups.values()), others
 
     def _answer(self, group: _Group, start: int, stop: int) -> None:
         arrivals, rows = group.arrivals[start:stop], group.rows[start:stop]
@@ -174,6 +181,7 @@ class Together:
         middle = b""
         if json_size is not None:
             middle = b"inference-header-content-length: %d\r\n" % json_size
+        self.answered += len(arrivals)
         routes, record_exchange = self._routes, self._routes.record
         for arrival, body, name in zip(arrivals, bodies, names, strict=True):
             exchange = Exchange("http", model, id=routes.new_id())
