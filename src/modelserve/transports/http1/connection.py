@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import numpy as np
 
 from modelserve.errors import Cancelled, ModelNotReady, Overloaded, PayloadTooLarge, ServeError
-from modelserve.protocols import Ticket
+from modelserve.protocols import Caller, Ticket
 from modelserve.transports.routes import BodyTimeout, Reply, Request, Route
 
 from .chunked import ChunkedBody
@@ -318,8 +318,10 @@ class Connection(asyncio.Protocol):
         """Whether it still waits for the answer to a request that was gathered."""
         return self._state == _GATHERED and not (self._ended or self._server.draining)
 
-    def caller(self, head: Head) -> Request:
+    def caller(self, head: Head) -> Caller:
         """Return who is calling, for an authenticator."""
+        if self.certificate is None:
+            return head
         request = Request(head.method, head.path, head.header)
         request.certificate = self.certificate
         return request

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from modelserve.codecs import oip
 from modelserve.errors import ClientError
+from modelserve.protocols import Certificate
 from modelserve.transports.routes import OPTIONAL_HEADERS, NoSuchPath, Route, split_target
 
 from .limits import Limits
@@ -103,6 +104,9 @@ class Head:
         "refusal",
         "route",
     )
+
+    certificate: Final[Certificate | None] = None
+    """A head alone is a `Caller` without a certificate."""
 
     def __init__(self, method: str, target: bytes, headers: dict[str, str]) -> None:
         self.method = method

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["SecureTransport"]
 
-_READ: Final = 256 << 10
+# As much as a record may hold; a larger buffer would be got from the system, and given back, each
+# time.
+_READ: Final = 16 << 10
 # A large reply is encrypted in pieces, so that it is not held three times.
 _PIECE: Final = 256 << 10
 _HANDSHAKE: Final = 10.0
@@ -41,6 +43,12 @@ class SecureTransport(asyncio.Transport, asyncio.Protocol):
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        # The object below the public one, where there is one: its methods are calls into OpenSSL
+        # without a Python function around each; of three a request, that saves 0.3 us.
+        below: Any = getattr(self._tls, "_sslobj", self._tls)
+        self._read_plain: Any = below.read
+        self._write_plain: Any = below.write
+        self._pending: Any = below.pending
         self._context = context
         self._socket: asyncio.Transport = cast(asyncio.Transport, None)
         self._app: Any = None  # a Connection, or what receives a large body for it
@@ -111,22 +119,21 @@ class SecureTransport(asyncio.Transport, asyncio.Protocol):
         return True
 
     def _read(self) -> None:
-        tls, incoming = self._tls, self._incoming
         try:
             while not self._over:
                 if self._buffered:
-                    read = tls.read(_READ, self._app.get_buffer(-1))
+                    read = self._read_plain(_READ, self._app.get_buffer(-1))
                     if not read:
                         self._end()
                         return
                     self._app.buffer_updated(read)
                 else:
-                    data = tls.read(_READ)
+                    data = self._read_plain(_READ)
                     if not data:
                         self._end()
                         return
                     self._app.data_received(data)
-                if not incoming.pending and not tls.pending():
+                if not self._incoming.pending and not self._pending():
                     return  # nothing is left: not to be found out by an exception
         except ssl.SSLWantReadError:
             self._send()  # what the protocol itself may have to say, such as a new key
@@ -155,12 +162,12 @@ class SecureTransport(asyncio.Transport, asyncio.Protocol):
         if self._over:
             return
         if len(data) <= _PIECE:
-            self._tls.write(data)
+            self._write_plain(data)
             self._socket.write(self._outgoing.read())
             return
         view = memoryview(data).cast("B")
         for start in range(0, len(view), _PIECE):
-            self._tls.write(view[start : start + _PIECE])
+            self._write_plain(view[start : start + _PIECE])
             self._socket.write(self._outgoing.read())
 
     def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
