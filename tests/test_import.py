@@ -2,9 +2,12 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+import onnx_models
 
 _LOOK = """
 import json, logging, os, signal, sys, threading
@@ -96,3 +99,41 @@ def test_first_use_of_a_name_loads_only_what_it_needs(fresh_python: Callable[...
         *(name for name in HEAVY if name != "numpy"),
     )
     assert printed.strip() == "[]"
+
+
+_SERVE = """
+import sys
+from modelserve.repository.repository import ModelRepository
+from modelserve.transports.http1.server import HTTP1Server
+import modelserve.cli.server
+
+with ModelRepository() as repository:
+    repository.add("m", sys.argv[1])
+    assert repository.ready
+print([name for name in sys.argv[2:] if sys.modules.get(name)])
+"""
+
+RARE = (
+    "email",
+    "importlib.metadata",
+    "modelserve.client",
+    "modelserve.repository.triton_config",
+    "modelserve.repository.text_proto",
+    "modelserve.transports.asgi",
+    "modelserve.transports.uvicorn_server",
+    "modelserve.workers.supervisor",
+    "numpy.random",
+    "onnx",
+    "sklearn",
+    "tempfile",
+    "uvicorn",
+)
+"""What a start and a first answer can do without; together a third of the time they take."""
+
+
+def test_a_server_with_a_proven_model_has_loaded_nothing_rare(
+    fresh_python: Callable[..., str], tmp_path: Path
+) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(onnx_models.mlp())
+    assert fresh_python(_SERVE, str(path), *RARE).strip() == "[]"

@@ -8,7 +8,6 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -49,6 +48,8 @@ def file_of(content: bytes) -> Iterator[str]:
         finally:
             os.close(descriptor)
         return
+    import tempfile  # where Linux has no need of it, a start need not wait for it
+
     with tempfile.TemporaryDirectory() as directory:
         path = os.path.join(directory, "model.onnx")
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o600)

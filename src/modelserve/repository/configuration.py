@@ -6,14 +6,16 @@ import logging
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from modelserve.errors import LoadError
-from modelserve.repository.triton_config import TritonConfig, Warmup, read_config
 from modelserve.repository.versions import VersionOptions
 from modelserve.tensors import Signature, Tensor, TensorSpec, numpy_dtype
+
+if TYPE_CHECKING:
+    from modelserve.repository.triton_config import TritonConfig, Warmup
 
 __all__ = ["configured"]
 
@@ -37,6 +39,9 @@ def configured(
     """
     if path is None:
         return defaults, None
+    # Imported here: most models have no such file, and its parser takes 3 ms to import.
+    from modelserve.repository.triton_config import read_config
+
     try:
         config = read_config(path)
     except LoadError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from email.utils import formatdate
+import time
 from http import HTTPStatus
 from typing import Final
 
@@ -26,7 +26,7 @@ class ReplyHeads:
 
     def turn_clock(self) -> None:
         """Take note of the time; to be called every second or more often."""
-        date = formatdate(usegmt=True).encode()
+        date = _date(time.time())
         if date != self._date:
             self._date = date
             self._openings.clear()
@@ -64,3 +64,21 @@ class ReplyHeads:
                 % (_STATUS[status], self._date, content_type)
             )
         return opening
+
+
+_DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS: Final = (
+    *("Jan", "Feb", "Mar", "Apr", "May", "Jun"),
+    *("Jul", "Aug", "Sep", "Oct", "Nov", "Dec"),
+)
+
+
+def _date(moment: float) -> bytes:
+    """Return a moment as the Date header has it.
+
+    `email.utils` does the same and takes 3 ms to import, of a start that takes 150.
+    """
+    at = time.gmtime(moment)
+    day, month = _DAYS[at.tm_wday], _MONTHS[at.tm_mon - 1]
+    clock = f"{at.tm_hour:02}:{at.tm_min:02}:{at.tm_sec:02}"
+    return f"{day}, {at.tm_mday:02} {month} {at.tm_year:04} {clock} GMT".encode()
