@@ -817,7 +817,7 @@ def test_a_function_never_runs_on_the_callers_thread(make):
 def test_an_inline_backend_known_to_be_short_runs_on_the_event_loop(make):
     backend = GatedBackend(traits=Traits(inline=True, shared=True))
     batcher = make(backend)
-    batcher.service_time.update(1, 20e-6)
+    batcher.pacing.learn(1, 20e-6)
     assert asyncio.run(infer(batcher, 1)) == [2]
     assert backend.threads == [threading.get_ident()]
 
@@ -825,7 +825,7 @@ def test_an_inline_backend_known_to_be_short_runs_on_the_event_loop(make):
 def test_an_inline_backend_known_to_be_long_leaves_the_event_loop(make):
     backend = GatedBackend(traits=Traits(inline=True, shared=True))
     batcher = make(backend)
-    batcher.service_time.update(1, 0.1)
+    batcher.pacing.learn(1, 0.1)
     assert asyncio.run(infer(batcher, 1)) == [2]
     assert threading.get_ident() not in backend.threads
 
@@ -839,7 +839,7 @@ def test_an_inline_backend_runs_on_the_thread_that_waits_for_it(make):
 def test_what_queued_behind_an_inline_run_on_a_loop_does_not_need_that_loop_again(make, pool):
     backend = GatedBackend(traits=Traits(inline=True, shared=True))
     batcher = make(backend)
-    batcher.service_time.update(1, 20e-6)
+    batcher.pacing.learn(1, 20e-6)
     backend.hold()
     first = pool.submit(lambda: asyncio.run(infer(batcher, 1)))
     backend.wait_inside()
@@ -868,7 +868,7 @@ def alone(make: Any, seconds: float = 20e-6) -> tuple[AdaptiveBatcher, GatedBack
     backend = GatedBackend(traits=Traits(inline=True, shared=True))
     batcher = make(backend)
     for rows_of in (1, 2):
-        batcher.service_time.update(rows_of, seconds)
+        batcher.pacing.learn(rows_of, seconds)
     return batcher, backend
 
 
@@ -920,7 +920,7 @@ def test_a_run_that_is_not_short_is_not_made_where_it_is_asked_for(make):
     async def main() -> None:
         await infer(batcher, 1)
         for _ in range(200):
-            batcher.service_time.update(1, 0.5)
+            batcher.pacing.learn(1, 0.5)
         assert await infer(batcher, 2) == [4]
 
     asyncio.run(main())

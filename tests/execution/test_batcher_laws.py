@@ -22,9 +22,11 @@ from modelserve.errors import (
     BackendError,
     DeadlineExceeded,
     ModelNotReady,
+    Overloaded,
     QueueFull,
 )
 from modelserve.execution.batcher import AdaptiveBatcher, BatcherClosed
+from modelserve.execution.nested import chain
 from modelserve.messages import InferRequest
 from modelserve.protocols import Traits
 from modelserve.tensors import Signature, TensorSpec
@@ -45,35 +47,37 @@ class RowModel:
         self.nested = nested
         self.gate = gate
         self.lock = threading.Lock()
-        self.inside = 0
+        self.inside: list[Any] = []
+        """For each run that is inside the lane it is on, which one nested in another shares."""
         self.closed = 0
         self.run_after_close = False
         self.runs: list[list[tuple[float, float]]] = []
         if traits.asynchronous:
             self.run = self._arun  # type: ignore[method-assign]
 
-    def _enter(self, inputs: Any) -> list[tuple[float, float]]:
+    def _enter(self, inputs: Any) -> tuple[list[tuple[float, float]], Any]:
         rows = [(value, code) for value, code in inputs["x"].tolist()]
         with self.lock:
-            self.inside += 1
+            runs = chain.get()
+            self.inside.append(runs[-1].lane if runs else object())
             self.run_after_close |= self.closed > 0
             self.runs.append(rows)
-        return rows
+            return rows, self.inside[-1]
 
-    def _leave(self) -> None:
+    def _leave(self, lane: Any) -> None:
         with self.lock:
-            self.inside -= 1
+            self.inside.remove(lane)
 
     def run(self, inputs: Any) -> Any:
-        rows = self._enter(inputs)
+        rows, lane = self._enter(inputs)
         try:
             assert self.gate.wait(DEADLOCK), "the gate was never opened"
             return self._answer(rows, [self.nested(*row) for row in rows if row[1] in ASKS])
         finally:
-            self._leave()
+            self._leave(lane)
 
     async def _arun(self, inputs: Any) -> Any:
-        rows = self._enter(inputs)
+        rows, lane = self._enter(inputs)
         try:
             end = monotonic() + DEADLOCK
             while not self.gate.is_set():
@@ -81,7 +85,7 @@ class RowModel:
                 await asyncio.sleep(0.001)
             return self._answer(rows, [await self.nested(*r) for r in rows if r[1] in ASKS])
         finally:
-            self._leave()
+            self._leave(lane)
 
     def _answer(self, rows: list[tuple[float, float]], asked: list[float]) -> Any:
         for _, code in rows:
@@ -100,7 +104,7 @@ class RowModel:
 
     def close(self) -> None:
         self.closed += 1
-        self.run_after_close |= self.inside > 0
+        self.run_after_close |= bool(self.inside)
 
 
 class Asked:
@@ -142,9 +146,14 @@ class BatcherMachine(RuleBasedStateMachine):
         max_queue_size=st.sampled_from([2, 100]),
         max_queue_bytes=st.sampled_from([64, 1 << 20]),
         held=st.booleans(),
+        way=st.sampled_from(["adaptive", "simple"]),
+        delay=st.sampled_from([0.0, 0.0, 0.002]),
     )
-    def start(self, kind, instances, max_batch_size, max_queue_size, max_queue_bytes, held):
+    def start(
+        self, kind, instances, max_batch_size, max_queue_size, max_queue_bytes, held, way, delay
+    ):
         self.kind = kind
+        self.adaptive = way == "adaptive"
         self.clock = ManualClock()
         self.gate = threading.Event()
         self.counter = 0
@@ -174,6 +183,8 @@ class BatcherMachine(RuleBasedStateMachine):
                 max_queue_bytes=max_queue_bytes,
                 model=name,
                 clock=self.clock,
+                batcher=way,
+                max_queue_delay=delay,
             )
             for name, models in self.models.items()
         }
@@ -225,7 +236,8 @@ class BatcherMachine(RuleBasedStateMachine):
     def _quiet(self, name: str) -> bool:
         """Whether every lane is inside and held, so that nothing leaves the queue."""
         models = {id(model): model for model in self.models[name]}.values()
-        return not self.gate.is_set() and sum(model.inside for model in models) >= self.lanes
+        inside = {id(lane) for model in models for lane in list(model.inside)}
+        return not self.gate.is_set() and len(inside) >= self.lanes
 
     def _ran(self) -> Counter[float]:
         return Counter(
@@ -377,6 +389,10 @@ class BatcherMachine(RuleBasedStateMachine):
         elif isinstance(error, DeadlineExceeded):
             assert one.deadline is not None
             assert one.deadline <= self.clock.now
+        elif isinstance(error, Overloaded):
+            assert one.deadline is not None
+            assert self.adaptive
+            assert times == {0}
         elif isinstance(error, QueueFull):
             assert self.bounded
         else:

@@ -80,7 +80,7 @@ def test_the_answer_comes_once_on_the_loops_thread(traits):
     backend = GatedBackend(traits=traits)
 
     async def use(batcher: AdaptiveBatcher) -> None:
-        batcher.service_time.update(1, 20e-6)
+        batcher.pacing.learn(1, 20e-6)
         for number in range(20):
             answer = Answer()
             begin(batcher, answer, number)
@@ -95,7 +95,7 @@ def test_a_begun_request_is_never_answered_within_begin_even_where_a_coroutine_w
     backend = GatedBackend(traits=SHORT)
 
     async def use(batcher: AdaptiveBatcher) -> None:
-        batcher.service_time.update(1, 20e-6)
+        batcher.pacing.learn(1, 20e-6)
         request = InferRequest("m", rows(1))
         await batcher.submit(request, rows(1), 1)
         runs = len(backend.runs)
@@ -190,7 +190,7 @@ def test_a_request_cancelled_in_the_turn_it_came_in_never_runs():
     backend = GatedBackend(traits=SHORT)
 
     async def use(batcher: AdaptiveBatcher) -> None:
-        batcher.service_time.update(1, 20e-6)
+        batcher.pacing.learn(1, 20e-6)
         leaving, staying = Answer(), Answer()
         begin(batcher, leaving, 1).cancel()
         begin(batcher, staying, 2)
@@ -285,7 +285,7 @@ def test_requests_answered_in_the_next_turn_set_no_timers():
 
     batcher = AdaptiveBatcher([backend], max_batch_size=8, model="m", version="1")
     for size in (1, 2, 4):
-        batcher.service_time.update(size, 20e-6)
+        batcher.pacing.learn(size, 20e-6)
 
     async def main() -> None:
         for _ in range(3):
@@ -308,7 +308,7 @@ def test_requests_begun_within_an_answer_leave_nothing_behind():
     backend = GatedBackend(traits=SHORT)
 
     async def use(batcher: AdaptiveBatcher) -> None:
-        batcher.service_time.update(1, 20e-6)
+        batcher.pacing.learn(1, 20e-6)
         finished = asyncio.get_running_loop().create_future()
         kept: list[int] = []
         left = 50
@@ -371,7 +371,7 @@ def test_a_function_that_raises_is_logged_once_and_its_neighbours_are_answered(c
         raise OSError("the connection is gone")
 
     async def use(batcher: AdaptiveBatcher) -> None:
-        batcher.service_time.update(4, 20e-6)
+        batcher.pacing.learn(4, 20e-6)
         before, after = Answer(), Answer()
         begin(batcher, before, 1)
         begin(batcher, broken, 2)
@@ -386,7 +386,7 @@ def test_a_function_that_raises_is_logged_once_and_its_neighbours_are_answered(c
 def test_a_function_that_ends_the_loop_does_not_strand_its_neighbours():
     backend = GatedBackend(traits=SHORT)
     batcher = AdaptiveBatcher([backend], max_batch_size=8, model="m", version="1")
-    batcher.service_time.update(2, 20e-6)
+    batcher.pacing.learn(2, 20e-6)
 
     def interrupt(response: Any, error: Any) -> None:
         raise KeyboardInterrupt

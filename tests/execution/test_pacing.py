@@ -384,3 +384,31 @@ def test_a_batch_has_to_start_a_run_before_the_deadline():
     assert pacing.lead(8) == 0.0
     busy(pacing, 0.1, 8)
     assert pacing.lead(8) == pytest.approx(0.1)
+
+
+def test_a_model_found_long_by_mistake_is_known_as_short_again_by_what_threads_run():
+    pacing = Pacing(BatchBounds(8), inline=True)
+    for size in (1, 8):
+        pacing.learn(size, 150e-6)
+    pacing.ran_inline(1, 1e-3)
+    assert not pacing.brief
+    pacing.finish(pacing.start(0.0, 1, 1), 20e-6, 20e-6)
+    assert pacing.brief
+
+
+def test_a_model_whose_largest_batch_is_short_is_tiny():
+    pacing = Pacing(BatchBounds(8), inline=True)
+    pacing.learn(1, 20e-6)
+    assert not pacing.tiny
+    pacing.learn(8, 30e-6)
+    assert pacing.tiny
+    for _ in range(100):
+        pacing.learn(8, 5e-3)
+    assert not pacing.tiny
+
+
+def test_a_model_of_several_shapes_is_never_taken_for_tiny():
+    pacing = Pacing(BatchBounds(8), inline=True)
+    pacing.learn(8, 30e-6, "short")
+    assert not pacing.tiny
+    assert pacing.inline(8, "short")

@@ -163,3 +163,42 @@ def test_text_that_comes_with_a_request_counts_too():
     assert queue.bytes >= 1200
     queue.take(8, NEVER)
     assert queue.bytes == 0
+
+
+def test_what_waits_is_counted_in_rows_however_it_leaves():
+    late, one, two = pending(1, deadline=1.0), pending(1, 2), pending(3, 4, 5)
+    queue = filled(late, one, two)
+    assert queue.waiting == 6
+    assert queue.take(2, 5.0) == ([one], 2, [late])
+    assert queue.waiting == 3
+    queue.remove(two)
+    assert queue.waiting == 0
+
+
+def test_ahead_is_what_waits_with_as_high_a_priority():
+    queue = filled(pending(1, priority=5), pending(2, 3), pending(4, priority=200))
+    assert [queue.ahead(priority, 8) for priority in (1, 5, 0, 200, 300)] == [0, 1, 3, 4, 4]
+
+
+def test_entries_that_share_no_batch_count_as_a_batch_each():
+    queue = filled(*(pending(1, key=key) for key in "abc"))
+    assert queue.ahead(0, 8) == 16
+    assert queue.ahead(1, 8) == 0
+
+
+def test_the_head_is_counted_by_its_key_and_dated_by_its_oldest():
+    first, urgent = pending(1, 2, key="a"), pending(3, key="a", priority=1)
+    first.enqueued, urgent.enqueued = 1.0, 2.0
+    assert filled(first, urgent, pending(4, key="b")).head() == ("a", 3, 1.0)
+
+
+def test_a_batch_is_bounded_by_cost_and_its_first_entry_always_goes():
+    queue = PendingQueue(100, 1 << 20, "m", costed=True)
+    entries = [pending(number) for number in range(4)]
+    for entry, cost in zip(entries, (12, 4, 6, 1), strict=True):
+        entry.cost = cost
+        queue.push(entry)
+    assert queue.waiting == 23
+    assert queue.take(8, NEVER, 10) == (entries[:1], 1, [])
+    assert queue.take(8, NEVER, 10) == (entries[1:3], 2, [])
+    assert queue.waiting == 1

@@ -1,11 +1,9 @@
 """The one batcher for all callers of a model version: coroutines, threads and transports alike.
 
-Natural batching: an idle lane takes what arrived within one turn of the event loop; while all lanes
-are busy, arrivals wait and become the next batch. There is no timer. One refinement: coroutines
-that ask again as soon as they are answered would split into two halves that alternate; where that
-was seen, and a larger batch saves more than the wait costs, a lane waits for the one turn of the
-loop in which they come back. A coroutine that is the only caller does not even take a turn of the
-loop: its request runs where it is made.
+An idle lane takes what arrived within one turn of the event loop; while all lanes are busy,
+arrivals wait and become the next batch. How many of them, and whether more are waited for, is
+judged in `pacing` by what runs took. A coroutine that is the only caller does not even take a turn
+of the loop: its request runs where it is made.
 
 How requests become arrays and back is in `batch`; the order of waiting is in `queue`, the ways of
 waiting in `waiting`; threads are in `lanes`, and what a model's own code asks for is in `nested`.
@@ -14,7 +12,10 @@ Why a batch was sent is recorded in its exchanges as `reason`:
 
 ``idle``    a lane was free when the requests came
 ``next``    a lane became free while they waited
-``full``    it held `max_batch_size` rows
+``full``    it held `max_batch_size` rows, or what `max_batch_cost` allows
+``best``    it held as many as serve best, and more waits
+``gather``  callers that were expected back at once were waited for
+``delay``   it was held back by `max_queue_delay`
 ``nested``  the model's own code asked for it, and waiting for a lane would have been for ever
 """
 
@@ -27,7 +28,7 @@ from collections.abc import Mapping
 from time import perf_counter
 from typing import Final
 
-from modelserve.errors import BackendError, DeadlineExceeded
+from modelserve.errors import BackendError, DeadlineExceeded, Overloaded, ServeError
 from modelserve.execution.batch import Batch, arun_batch, run_batch
 from modelserve.execution.dispatch import Dispatcher, forks
 from modelserve.execution.lanes import Lane
@@ -72,6 +73,10 @@ class AdaptiveBatcher(Dispatcher):
         model: Name for messages and threads.
         version: Version for messages.
         clock: Time by which deadlines are judged, in seconds.
+        max_queue_delay: Seconds a request may be held for others to join its batch.
+        max_batch_cost: Most units of `cost` in a batch; 0 where only rows count.
+        cost: Tells the units of a request from its inputs.
+        batcher: ``"adaptive"``, or ``"simple"``: full batches of what waits, and nothing learned.
 
     Example:
         >>> import numpy as np
@@ -102,7 +107,10 @@ class AdaptiveBatcher(Dispatcher):
         elif self.traits.opens:
             lane.worker.call(lambda: run_batch(batch, lane.backend, self.traits))
         else:
-            self.service_time.update(rows, run_batch(batch, lane.backend, self.traits))
+            seconds = run_batch(batch, lane.backend, self.traits)
+            if pending.outputs is not None:
+                self._classify(pending)
+                self.pacing.learn(self._size(batch), seconds, self._shape(pending.key))
         return pending.result()
 
     async def submit(
@@ -157,7 +165,10 @@ class AdaptiveBatcher(Dispatcher):
         pending.timer = None
         loop = get_running_loop()
         port = self._ports.get(loop) or self._open_port(loop)
-        if port.alone > 0.0 and self._short(rows):
+        pacing = self.pacing
+        if port.alone > 0.0 and (
+            pacing.tiny or pacing.inline(rows, self._shape_of(request, inputs))
+        ):
             if pending.deadline is not None:
                 self._check_deadline(pending.deadline)
             lane = self._free_lane()
@@ -214,10 +225,11 @@ class AdaptiveBatcher(Dispatcher):
                 f'model "{self.model}" was asked by a coroutine with the blocking predict, which '
                 "holds the loop that answers; await infer instead"
             )
+        left = _LONGEST_TIMER
         if pending.deadline is not None:
-            self._check_deadline(pending.deadline)
+            left = self._check_deadline(pending.deadline)
         # The short way of a thread that nobody else waits beside: no gate, and no entry queued.
-        lane = self._free_lane() if self.traits.inline else None
+        lane = self._free_lane() if self._alone else None
         if lane is not None:
             self._run_alone(lane, pending)
             return pending.result()
@@ -225,13 +237,15 @@ class AdaptiveBatcher(Dispatcher):
         gate = pending.gate = threading.Lock()
         gate.acquire()
         if not pending.chain:
-            self._perform(pending, *self._enter_blocking(pending, None))
+            lane, batch = self._enter_blocking(pending, left, None)
+            self._perform(pending, lane, batch, batch is None)
         else:
             with nesting:
-                work = self._enter_blocking(pending, waiting_lane(self, pending.chain))
+                guest = waiting_lane(self, pending.chain)
+                lane, batch = self._enter_blocking(pending, left, guest)
                 pending.chain[-1].awaiting.append((self, pending))
             try:
-                self._perform(pending, *work)
+                self._perform(pending, lane, batch, batch is None and lane is not guest)
             finally:
                 pending.chain[-1].awaiting.remove((self, pending))
         return pending.result()
@@ -242,12 +256,45 @@ class AdaptiveBatcher(Dispatcher):
         """Note what the request may share a batch with, and what it takes up in the queue."""
         pending.key = self._key(pending.request, pending.inputs)
         pending.size = size_of(pending.request, pending.inputs)
+        if self._costed:
+            try:
+                pending.cost = self.bounds.measure(pending.inputs, pending.rows)
+            except ServeError:
+                raise
+            except Exception as error:  # the boundary of the user's function
+                raise BackendError(
+                    f'model "{self.model}": cost failed: {type(error).__name__}: {error}'
+                ) from error
 
-    def _admit(self, pending: Pending) -> None:
-        """Queue a request; under the lock. The one place where requests are let in."""
+    def _admit(self, pending: Pending, left: float) -> None:
+        """Queue a request that has `left` seconds; under the lock. Others are let in nowhere."""
         if self._closed:
             raise BatcherClosed
+        pacing = self.pacing
+        if left < _LONGEST_TIMER and not self.simple:
+            self._judge(pending, left)
         self._queue.push(pending)
+        if pacing.watching or self._holding:
+            self._note_arrival(pending.cost if self._costed else pending.rows)
+
+    def _judge(self, pending: Pending, left: float) -> None:
+        """Refuse a request that would not be answered in time, as far as that can be known."""
+        pacing = self.pacing
+        now = perf_counter()
+        shape = self._shape(pending.key)
+        size = pending.cost if self._costed else pending.rows
+        ahead = 0
+        if self._queue.count:
+            ahead = self._queue.ahead(pending.request.priority, pacing.best(shape))
+        if pacing.admits(now, left, ahead, size, shape):
+            return
+        finish = pacing.finish_in(now, ahead, size, shape)
+        wait = left if finish is None else finish.expected
+        raise Overloaded(
+            f'model "{self.model}": the answer would take {wait:.3g} s, and the deadline is in '
+            f"{left:.3g} s",
+            retry_after=wait,
+        )
 
     def _put(
         self, pending: Expiring, port: LoopPort, plain: bool, waiting: Lane | None = None
@@ -256,7 +303,6 @@ class AdaptiveBatcher(Dispatcher):
 
         Where a lane is idle, the loop sends what waits when the callers of this turn had theirs.
         """
-        port.arrivals += 1
         pending.port = port
         left = _LONGEST_TIMER
         if pending.deadline is not None:
@@ -269,7 +315,7 @@ class AdaptiveBatcher(Dispatcher):
         with self._lock:
             if waiting is not None and (self._closed or not self._idle):
                 return waiting
-            self._admit(pending)
+            self._admit(pending, left)
             if self._idle and not port.flushing:
                 port.flushing = True
                 port.loop.call_soon(self.flush, port)
@@ -282,24 +328,35 @@ class AdaptiveBatcher(Dispatcher):
         return None
 
     def _enter_blocking(
-        self, pending: Pending, waiting: Lane | None
+        self, pending: Pending, left: float, waiting: Lane | None
     ) -> tuple[Lane | None, Batch | None]:
-        """Queue a thread's request; or return a lane, with the batch it is to run or `waiting`."""
+        """Queue a thread's request; or return a lane, with the batch it is to run or `waiting`.
+
+        A lane without a batch that is not `waiting` is to be held.
+        """
         with self._lock:
             if self._idle and not self._closed:
                 batch: Batch | None
-                if self._queue.count:
-                    self._admit(pending)
+                if self._queue.count or self.pacing.holds:
+                    self._admit(pending, left)
+                    if self.pacing.holds and self._to_hold():
+                        self._running += 1
+                        return self._idle.pop(), None
                     batch = self._take("idle")
                 else:
+                    if self.pacing.watching:
+                        self._note_arrival(pending.cost if self._costed else pending.rows)
                     batch = self._batch((pending,), pending.rows, "idle")
                 if batch is None:
                     return None, None
+                lane = self._idle.pop()
                 self._running += 1
-                return self._idle.pop(), batch
+                if not self.pacing.brief:
+                    self._note_start(lane, batch)
+                return lane, batch
             if waiting is not None:
                 return waiting, None
-            self._admit(pending)
+            self._admit(pending, left)
         return None, None
 
     def _open_port(self, loop: asyncio.AbstractEventLoop) -> LoopPort:
@@ -341,13 +398,17 @@ class AdaptiveBatcher(Dispatcher):
         finally:
             asking[-1].awaiting.remove((self, pending))
 
-    def _perform(self, pending: Blocked, lane: Lane | None, batch: Batch | None) -> None:
+    def _perform(
+        self, pending: Blocked, lane: Lane | None, batch: Batch | None, held: bool
+    ) -> None:
         if batch is not None:
             assert lane is not None
             if self.traits.inline:
                 self._run_here(lane, batch)
             else:
                 self._start(lane, batch)
+        elif lane is not None and held:
+            self._hold(lane)
         elif lane is not None:
             run_nested(lane, self._batch((pending,), pending.rows, "nested"))
             return

@@ -1,7 +1,8 @@
 """Where and when batches run: on idle lanes, on event loops, on threads; until the last one ended.
 
 What callers see is in `batcher`, which also decides what is let in. A batch is taken in one place,
-`_take`, and what a run took is learned in one, `_run`.
+`_take`. How large it is, where it runs and what it waits for is judged in `pacing`, which is told
+of every run.
 """
 
 from __future__ import annotations
@@ -9,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from time import monotonic, perf_counter
-from typing import Final
+from typing import Final, Literal
 
 from modelserve.errors import DeadlineExceeded, ModelNotReady
 from modelserve.execution.batch import Batch, arun_batch, fail_batch, run_batch
@@ -25,20 +26,15 @@ from modelserve.execution.lanes import (
     open_backends,
 )
 from modelserve.execution.nested import Run, chain, entered
+from modelserve.execution.pacing import BatchBounds, Pacing
 from modelserve.execution.ports import LoopPort, deliver
 from modelserve.execution.queue import BatchKey, Pending, PendingQueue
-from modelserve.execution.service_time import ServiceTime
 from modelserve.execution.waiting import Expiring
-from modelserve.messages import BatchRecord
+from modelserve.messages import BatchRecord, InferRequest
 from modelserve.protocols import Backend, Traits
 from modelserve.tensors import Tensor
 
-__all__ = ["Dispatcher", "forks"]
-
-# An event loop is blocked by an inline run for no longer than about this; two bounds, so that a
-# model near one does not change sides with every batch.
-_INLINE_BELOW: Final = 100e-6
-_INLINE_UNTIL: Final = 200e-6
+__all__ = ["Dispatcher", "check_batcher", "forks"]
 
 # A coroutine that is alone runs its requests where it makes them; after so many seconds of it one
 # takes a turn of the loop, so that others get theirs and are seen.
@@ -66,6 +62,13 @@ class Forks:
 forks = Forks()
 
 
+def check_batcher(name: str) -> str:
+    """Return the name of a way of batching, if there is one of that name."""
+    if name not in ("adaptive", "simple"):
+        raise ValueError(f'batcher must be "adaptive" or "simple", got {name!r}')
+    return name
+
+
 class Dispatcher:
     """Keeps the queue and the lanes of a model version, and runs on the lanes what waits.
 
@@ -77,6 +80,10 @@ class Dispatcher:
         model: Name for messages and threads.
         version: Version for messages.
         clock: Time by which deadlines are judged, in seconds.
+        max_queue_delay: Seconds a request may be held for others to join its batch.
+        max_batch_cost: Most units of `cost` in a batch; 0 where only rows count.
+        cost: Tells the units of a request from its inputs.
+        batcher: ``"adaptive"``, or ``"simple"``: full batches of what waits, and nothing learned.
     """
 
     def __init__(
@@ -89,6 +96,10 @@ class Dispatcher:
         model: str = "",
         version: str = "",
         clock: Callable[[], float] = monotonic,
+        max_queue_delay: float = 0.0,
+        max_batch_cost: int = 0,
+        cost: Callable[[Mapping[str, Tensor]], float] | None = None,
+        batcher: Literal["adaptive", "simple"] = "adaptive",
     ) -> None:
         if not backends:
             raise ValueError("a batcher needs at least one backend")
@@ -102,25 +113,32 @@ class Dispatcher:
         self.model = model
         self.version = version
         self.max_batch_size = max_batch_size
-        self.service_time = ServiceTime()
+        self.bounds = BatchBounds(max_batch_size, max_batch_cost, cost)
+        self.max_queue_delay = max_queue_delay
+        self.simple = check_batcher(batcher) == "simple"
         self.traits: Traits = getattr(backends[0], "traits", Traits())
         self.backends = tuple(backends)
         self.clock = clock
         self._key = BatchKey(
             backends[0].signature, batched=max_batch_size > 0, parameters=self.traits.context
         )
-        self._row_bytes = self._key.row_bytes
-        self._inline = self.traits.inline
+        self._by_shape = self._key.shapes
+        self._costed = cost is not None
+        self._row_bytes = -1 if self._costed else self._key.row_bytes
+        self._alone = self.traits.inline and not self._costed
         self._closed = False
         self._abandoned = False
         self._released = False
         self._beginning = threading.Lock()
         forks.watch()
-        self._begin(PendingQueue(max_queue_size, max_queue_bytes, model))
+        self._begin(PendingQueue(max_queue_size, max_queue_bytes, model, self._costed))
 
     def _begin(self, queue: PendingQueue) -> None:
         """Set up what belongs to one process: locks, lanes, who waits."""
         self._lock = threading.Lock()
+        self._arrival = threading.Condition(self._lock)
+        """Tells lanes that hold a batch back that more came."""
+        self._holding = 0
         self._queue = queue
         self._ports: dict[asyncio.AbstractEventLoop, LoopPort] = {}
         self.loop_thread = (
@@ -130,6 +148,13 @@ class Dispatcher:
         self._idle = list(reversed(self.lanes))
         self.runs: dict[Lane, Run] = {}
         """What runs in user code, by lane."""
+        self.pacing = Pacing(
+            self.bounds,
+            lanes=len(self.lanes),
+            max_queue_delay=self.max_queue_delay,
+            inline=self.traits.inline,
+            simple=self.simple,
+        )
         self._running = 0
         self._drained = threading.Event()
         self._process = forks.count
@@ -139,7 +164,9 @@ class Dispatcher:
         with self._beginning:
             if self._process != forks.count:
                 queue = self._queue
-                self._begin(PendingQueue(queue.max_requests, queue.max_bytes, self.model))
+                self._begin(
+                    PendingQueue(queue.max_requests, queue.max_bytes, self.model, queue.costed)
+                )
 
     def _make_lanes(self) -> list[Lane]:
         lanes = []
@@ -180,20 +207,102 @@ class Dispatcher:
 
     def _take(self, reason: str) -> Batch | None:
         """Take the next batch; under the lock. Entries past their deadline are told so."""
-        if not self._queue.count:
+        queue = self._queue
+        if not queue.count:
             return None
-        entries, rows, expired = self._queue.take(self.max_batch_size or 1, self.clock())
+        pacing = self.pacing
+        most = limit = pacing.bounds.most
+        now = self.clock()
+        if queue.waiting > 1 and most > 1 and not pacing.tiny:
+            key, waiting, _ = queue.head()
+            shape = self._shape(key)
+            limit = pacing.limit(waiting, shape)
+            if reason == "next":
+                # What would be too late when it is done costs no compute either.
+                now += pacing.lead(min(limit, waiting), shape)
+        if self._costed:
+            entries, rows, expired = queue.take(self.max_batch_size or 1, now, limit)
+        else:
+            entries, rows, expired = queue.take(limit, now)
         if expired:
             for entry in expired:
                 entry.note_wait()
                 entry.error = self._too_late()
             deliver(expired, None)
-        return self._batch(entries, rows, reason) if entries else None
+        if not entries:
+            return None
+        if pacing.tiny:
+            return self._batch(entries, rows, "full" if rows >= most > 1 else reason)
+        left = limit < most and queue.holds(entries[0].key)
+        size = sum(entry.cost for entry in entries) if self._costed else rows
+        return self._batch(entries, rows, pacing.reason(reason, size, limit, left=left))
 
     def _batch(self, entries: Sequence[Pending], rows: int, reason: str) -> Batch:
-        if len(entries) > 1 and rows >= self.max_batch_size > 0:
-            reason = "full"
         return Batch(entries, rows, self.model, self.version, self.max_batch_size > 0, reason)
+
+    def _shape(self, key: Hashable) -> Hashable:
+        """Return what run times are told apart by: a batch key where it tells shapes, else None."""
+        return key if self._by_shape and key.__class__ is not object else None
+
+    def _shape_of(self, request: InferRequest, inputs: Mapping[str, Tensor]) -> Hashable:
+        return self._shape(self._key(request, inputs)) if self._by_shape else None
+
+    def _size(self, batch: Batch) -> int:
+        return sum(entry.cost for entry in batch.entries) if self._costed else batch.rows
+
+    def _note_start(self, lane: Lane, batch: Batch) -> None:
+        """Tell of a batch that is about to run, which is not to be short; under the lock."""
+        if not self.simple:
+            shape = self._shape(batch.entries[0].key)
+            size = self._size(batch)
+            lane.started = self.pacing.start(perf_counter(), size, batch.rows, shape)
+
+    def _note_end(self, lane: Lane, batch: Batch, seconds: float) -> None:
+        """Tell of a batch that ran; under the lock. A failed one says nothing of the model."""
+        started = lane.started
+        failed = seconds < 0 or batch.entries[0].outputs is None
+        if started is not None:
+            lane.started = None
+            self.pacing.finish(started, perf_counter(), None if failed else seconds)
+        elif not failed and not self.simple:
+            size = self._size(batch) if self._costed else batch.rows
+            shape = self._shape(batch.entries[0].key) if self._by_shape else None
+            self.pacing.ran_inline(size, seconds, shape)
+
+    def _await_others(self, reason: str) -> str:
+        """Hold a lane back while that pays; under the lock, which others get meanwhile.
+
+        Returns:
+            Why the next batch is sent: `reason`, where it was not held.
+        """
+        queue, pacing = self._queue, self.pacing
+        while pacing.holds and queue.count and not self._closed:
+            key, waiting, oldest = queue.head()
+            now = perf_counter()
+            until = pacing.hold(now, waiting, oldest, self._shape(key))
+            if until <= now:
+                break
+            reason = pacing.why
+            self._holding += 1
+            self._arrival.wait(until - now)
+            self._holding -= 1
+        return reason
+
+    def _to_hold(self) -> bool:
+        """Tell whether the next batch is to be held back; under the lock."""
+        if not self._queue.count or self._closed:
+            return False
+        key, waiting, oldest = self._queue.head()
+        now = perf_counter()
+        return self.pacing.hold(now, waiting, oldest, self._shape(key)) > now
+
+    def _note_arrival(self, rows: int) -> None:
+        """Tell those who watch or wait for arrivals; under the lock."""
+        pacing = self.pacing
+        if pacing.watching:
+            pacing.arrived(perf_counter(), rows)
+        if self._holding and self._queue.waiting >= pacing.target:
+            self._arrival.notify_all()
 
     def _too_late(self) -> DeadlineExceeded:
         return DeadlineExceeded(
@@ -203,21 +312,47 @@ class Dispatcher:
     def _free_lane(self) -> Lane | None:
         """Take an idle lane for a request that nobody waits beside, if there is one."""
         with self._lock:
+            pacing = self.pacing
             if not self._idle or self._queue.count or self._closed:
+                return None
+            if pacing.holds or pacing.watching:
                 return None
             self._running += 1
             return self._idle.pop()
 
-    def _next(self, lane: Lane) -> Batch | None:
-        """Return the lane's next batch, or leave it idle."""
+    def _next(self, lane: Lane, ended: Batch | None = None, seconds: float = -1.0) -> Batch | None:
+        """Return the lane's next batch, or leave it idle.
+
+        Args:
+            lane: The lane.
+            ended: The batch it ran, if that is not told of yet.
+            seconds: What that took; negative where it failed.
+        """
         with self._lock:
+            if ended is not None:
+                self._note_end(lane, ended, seconds)
             batch = self._take("next") if self._queue.count else None
             if batch is None:
-                self._running -= 1
-                self._idle.append(lane)
-                if self._closed:
-                    self._note_drained()
+                self._leave_idle(lane)
+            else:
+                self._note_start(lane, batch)
         return batch
+
+    def _gathered(self, lane: Lane, reason: str) -> Batch | None:
+        """Do as `_next`, on a thread that may wait for those about to come."""
+        with self._lock:
+            batch = self._take(self._await_others(reason))
+            if batch is None:
+                self._leave_idle(lane)
+            else:
+                self._note_start(lane, batch)
+        return batch
+
+    def _leave_idle(self, lane: Lane) -> None:
+        self._running -= 1
+        self._idle.append(lane)
+        if self._closed:
+            self._note_drained()
 
     # ------------------------------------------------------------------ on an event loop
 
@@ -236,43 +371,48 @@ class Dispatcher:
             with self._lock:
                 if not self._idle:
                     return
-                batch = self._take("idle")
-                if batch is None:
+                held = self.pacing.holds and self._to_hold()
+                batch = None if held else self._take("idle")
+                if batch is None and not held:
                     self._note_drained()
                     return
                 lane = self._idle.pop()
                 self._running += 1
-            if self._short(batch.rows):
+                short = batch is not None and (self.pacing.tiny or self._short(batch))
+                if batch is not None and not short:
+                    self._note_start(lane, batch)
+            if batch is not None and short:
                 self._run_inline(lane, batch, port)
                 # A caller that had the turn to itself may do without: saves 8 of 20 us.
-                port.alone = _LONGEST_ALONE if len(batch.entries) == 1 else 0.0
+                single = len(batch.entries) == 1 and self._alone
+                port.alone = _LONGEST_ALONE if single else 0.0
                 return
             port.alone = 0.0
-            self._start(lane, batch)
+            if batch is None:
+                self._hold(lane)
+            else:
+                self._start(lane, batch)
 
-    def _short(self, rows: int) -> bool:
-        if not self.traits.inline:
-            return False
-        seconds = self.service_time.predict(rows)
-        if seconds is None:
-            return False
-        self._inline = seconds < (_INLINE_UNTIL if self._inline else _INLINE_BELOW)
-        return self._inline
+    def _short(self, batch: Batch) -> bool:
+        shape = self._shape(batch.entries[0].key) if self._by_shape else None
+        return self.pacing.inline(self._size(batch), shape)
 
     def _run_inline(self, lane: Lane, batch: Batch, port: LoopPort) -> None:
         """Run on the event loop; the loop gets a turn before the next batch."""
+        seconds = -1.0
         try:
-            self._run(lane, batch)
+            seconds = self._run(lane, batch)
         finally:
             following = None
             with self._lock:
-                self._running -= 1
+                self._note_end(lane, batch, seconds)
                 # What waits for others must not depend on this loop having another turn.
                 if self._queue.count and not self._queue.only_from(port):
                     following = self._take("next")
                 if following is not None:
-                    self._running += 1
+                    self._note_start(lane, following)
                 else:
+                    self._running -= 1
                     self._idle.append(lane)
                     if self._queue.count and not port.flushing:
                         port.flushing = True
@@ -286,18 +426,29 @@ class Dispatcher:
 
     def _run_alone(self, lane: Lane, pending: Pending) -> float:
         """Run one request where it was made; what came meanwhile goes to the lane's thread."""
+        batch = self._batch((pending,), pending.rows, "idle")
+        if self._by_shape:
+            pending.key = self._key(pending.request, pending.inputs)
+        if not self.pacing.brief and not self.simple:
+            with self._lock:
+                self._note_start(lane, batch)
+        seconds = -1.0
         try:
-            return self._run(lane, self._batch((pending,), pending.rows, "idle"))
+            seconds = self._run(lane, batch)
+            return seconds
         finally:
-            following = self._next(lane)
+            following = self._next(lane, batch, seconds)
             if following is not None:
                 self._start(lane, following)
 
     def _run_here(self, lane: Lane, batch: Batch) -> None:
         """Run on a caller's thread, which waits anyway; what follows goes to the lane's thread."""
+        seconds = -1.0
         try:
-            self._run(lane, batch)
+            seconds = self._run(lane, batch)
         finally:
+            with self._lock:
+                self._note_end(lane, batch, seconds)
             deliver(batch.entries, None)
             following = self._next(lane)
             if following is not None:
@@ -309,7 +460,9 @@ class Dispatcher:
     def most_rows(self) -> int:
         """How many rows `run_rows` would take now: 0 where it would refuse one."""
         idle = self._idle and not self._queue.count and not self._closed
-        return self.max_batch_size if idle and self.traits.repeatable and self._short(1) else 0
+        if not idle or self._costed or not self.traits.repeatable or self.pacing.holds:
+            return 0
+        return self.max_batch_size if self.pacing.tiny or self.pacing.inline(1) else 0
 
     def run_rows(
         self, inputs: Mapping[str, Tensor], rows: int
@@ -320,22 +473,27 @@ class Dispatcher:
         measured short. None says that the requests are to go the usual way, after a failure, too:
         there each is told what was wrong with it.
         """
-        if rows > self.max_batch_size or not self.traits.repeatable or not self._short(rows):
+        if rows > self.max_batch_size or self._costed or not self.traits.repeatable:
+            return None
+        if not self.pacing.tiny and not self.pacing.inline(rows):
             return None
         lane = self._free_lane() if self._process == forks.count else None
         if lane is None:
             return None
         started = perf_counter()
+        took = -1.0
         try:
             outputs = lane.backend.run(inputs)
         except Exception:  # the boundary of model code; it is run again where it is told
             return None
         else:
             took = perf_counter() - started
-            self.service_time.update(rows, took)
             reason = "full" if rows == self.max_batch_size > 1 else "idle"
             return outputs, BatchRecord(rows, rows, reason, started, took)
         finally:
+            if took >= 0:
+                with self._lock:
+                    self.pacing.ran_inline(rows, took)
             following = self._next(lane)
             if following is not None:
                 self._start(lane, following)
@@ -357,43 +515,52 @@ class Dispatcher:
             else:
                 return
 
+    def _hold(self, lane: Lane) -> None:
+        """Let the lane's thread wait for those about to come, and run them with those who wait."""
+        try:
+            lane.worker.submit(partial(self._work, lane, None))
+        except RuntimeError:  # the process cannot start a thread any more: nobody is waited for
+            following = self._next(lane)
+            if following is not None:
+                self._start(lane, following)
+
     def _work(self, lane: Lane, batch: Batch | None) -> None:
-        """Run batches on the lane's thread until none waits."""
+        """Run batches on the lane's thread until none waits; None: first wait for one."""
+        if batch is None:
+            batch = self._gathered(lane, "idle")
         while batch is not None:
+            if lane.loop is not None:
+                self._start(lane, batch)
+                return
+            seconds = -1.0
             # SystemExit and the like of user code is its failure, and `_run` told the callers.
             with suppress(BaseException):
-                self._run(lane, batch)
-            port = deliver(batch.entries, None)
-            if port is not None and self._worth_a_turn(port, batch):
-                port.turned.wait(2 * port.turn)
-            batch = self._next(lane)
-
-    def _worth_a_turn(self, port: LoopPort, batch: Batch) -> bool:
-        """Tell whether waiting for the coroutines just answered makes up for the idle lane.
-
-        Joining two batches into one saves the fixed part of a run, 2 S(n) - S(2n).
-        """
-        waiting = self._queue.count
-        if not waiting or port.returning < 0.5 or waiting >= self.max_batch_size:
-            return False
-        short = self.service_time.predict(batch.rows)
-        if short is None:
-            return False
-        saved = 2 * short - (self.service_time.known(2 * batch.rows) or 1.5 * short)
-        return saved > 2 * port.turn
+                seconds = self._run(lane, batch)
+            # Told of before the callers are woken, some of whom ask again at once.
+            with self._lock:
+                self._note_end(lane, batch, seconds)
+            deliver(batch.entries, None)
+            batch = self._gathered(lane, "next")
 
     async def _work_async(self, lane: Lane, batch: Batch | None) -> None:
         while batch is not None:
             run = self.runs[lane] = Run(lane)
             token = chain.set(entered(batch.entries, run))
+            seconds = -1.0
             try:
-                await arun_batch(batch, lane.backend, self.traits)
+                seconds = await arun_batch(batch, lane.backend, self.traits)
             except BaseException as error:  # a CancelledError of user code's own making included
                 fail_batch(batch, error)
             run.active = False
             del self.runs[lane]
             chain.reset(token)
+            with self._lock:
+                self._note_end(lane, batch, seconds)
+                held = self.pacing.holds and self._to_hold()
             deliver(batch.entries, None)
+            if held:
+                self._hold(lane)
+                return
             batch = self._next(lane)
 
     def _run(self, lane: Lane, batch: Batch) -> float:
@@ -402,9 +569,7 @@ class Dispatcher:
             run = self.runs[lane] = Run(lane)
         token = None if run is None else chain.set(entered(batch.entries, run))
         try:
-            took = run_batch(batch, lane.backend, self.traits)
-            self.service_time.update(batch.rows, took)
-            return took
+            return run_batch(batch, lane.backend, self.traits)
         except BaseException as error:
             fail_batch(batch, error)
             raise
@@ -429,11 +594,14 @@ class Dispatcher:
             self._begin_after_fork()
         with self._lock:
             self._closed = True
+            self._arrival.notify_all()
             jobs = []
             # Entries may count on the next turn of a loop that will have none.
             while self._idle and (batch := self._take("idle")) is not None:
                 self._running += 1
-                jobs.append((self._idle.pop(), batch))
+                lane = self._idle.pop()
+                self._note_start(lane, batch)
+                jobs.append((lane, batch))
             self._note_drained()
         for lane, batch in jobs:
             self._start(lane, batch)

@@ -16,6 +16,7 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any, Final
 
+from modelserve.execution.pacing import Started
 from modelserve.protocols import Backend, Traits
 
 __all__ = ["Lane", "LoopThread", "WorkerThread", "close_backends", "open_backends"]
@@ -191,7 +192,7 @@ class Lane:
         loop: For asynchronous backends: the loop all lanes of the version share.
     """
 
-    __slots__ = ("backend", "loop", "traits", "worker")
+    __slots__ = ("backend", "loop", "started", "traits", "worker")
 
     def __init__(
         self, backend: Backend, traits: Traits, worker: WorkerThread, loop: LoopThread | None
@@ -200,6 +201,8 @@ class Lane:
         self.traits = traits
         self.worker = worker
         self.loop = loop
+        self.started: Started | None = None
+        """The batch it runs, as `pacing` was told of it; None where that is too short to tell."""
 
 
 def open_backends(lanes: Sequence[Lane]) -> None:

@@ -21,10 +21,14 @@ __all__ = ["BatchBounds", "BatchSize", "Finish", "Pacing", "Started"]
 # model near one does not change sides with every batch.
 _INLINE_BELOW: Final = 100e-6
 _INLINE_UNTIL: Final = 200e-6
+_FIRST_RUNS: Final = 32
 
 # What a hand-over between threads costs, about: sharing a run has to save more.
 _COMBINE_ABOVE: Final = 12e-6
 _COMBINE_UNTIL: Final = 8e-6
+
+# What a batch costs besides its run, at least: being taken, split, told of.
+_PER_BATCH: Final = 10e-6
 
 # No size is preferred before so many runs: a handful says little.
 _FEW: Final = 12
@@ -214,7 +218,7 @@ class BatchSize:
         """Prefer the smallest of the sizes near the best throughput."""
         most = self._most
         sizes = self.times.surely  # noise makes one that was seen seldom look best
-        rates = {min(rows, most): rows / seconds for rows, seconds, _ in sizes}
+        rates = {min(rows, most): rows / (seconds + _PER_BATCH) for rows, seconds, _ in sizes}
         best = max(rates.values())
         chosen = next(rows for rows, rate in rates.items() if rate >= near * best)
         beyond = sum(count for rows, _, count in sizes if 2 * rows >= 3 * chosen)
@@ -298,12 +302,17 @@ class Pacing:
         """Whether `hold` has to be asked before a batch is taken."""
         self.target = 0
         """The size at which the hold last returned is over."""
+        self.why = ""
+        """What the hold last returned is for: ``"delay"`` or ``"gather"``."""
         self._delay = max_queue_delay
         self._most = bounds.most
         self._lanes = lanes
         self._simple = simple
-        self._may_inline = inline
-        self._inline = inline
+        self._may_inline = inline and not simple
+        self.brief = self._may_inline
+        """Whether runs were short of late; cheaper than `inline`, and nothing to rely on."""
+        self.tiny = False
+        """Whether even the largest batch is short, whatever its shape: no other question pays."""
         self._inline_runs = 0
         self._combines = True
         self._sizes: dict[Hashable, BatchSize] = {}
@@ -384,6 +393,8 @@ class Pacing:
         self._typical += 0.1 * (size - self._typical)
         if seconds is not None:
             self.learn(size, seconds, run.key)
+            if self._may_inline and seconds < _INLINE_BELOW:
+                self.brief = True
             besides = now - run.at - seconds
             besides = 0.0 if besides < 0 else min(besides, seconds + 2 * self._overhead)
             self._overhead += 0.1 * (besides - self._overhead)
@@ -410,14 +421,21 @@ class Pacing:
         learned.learn(size, seconds, busy)
         if learned is not self._any:
             self._any.learn(size, seconds, busy)
+        if self._may_inline:
+            longest = learned.times.predict(self._most) or 0.0
+            below = _INLINE_UNTIL if self.tiny else _INLINE_BELOW
+            self.tiny = key is None and len(sizes) == 1 and longest < below
+            self.brief = self.brief or self.tiny
 
     def ran_inline(self, size: int, seconds: float, key: Hashable = None) -> None:
         """Take note of a run on an event loop's own thread, instead of `start` and `finish`.
 
-        Once a few hundred are known, of every eighth only: these runs cost little more than this.
+        Once some are known, of every eighth only: these runs cost little more than this.
         """
         self._inline_runs += 1
-        if self._inline_runs < 256 or not self._inline_runs & 7 or seconds > _INLINE_UNTIL:
+        if seconds > _INLINE_UNTIL and not self.tiny:
+            self.brief = False
+        if self._inline_runs < _FIRST_RUNS or not self._inline_runs & 7 or seconds > _INLINE_UNTIL:
             self.learn(size, seconds, key)
 
     def inline(self, size: int, key: Hashable = None) -> bool:
@@ -428,8 +446,12 @@ class Pacing:
         seconds = None if learned is None else learned.times.shortest(size)
         if seconds is None:
             return False
-        self._inline = seconds < (_INLINE_UNTIL if self._inline else _INLINE_BELOW)
-        return self._inline
+        self.brief = seconds < (_INLINE_UNTIL if self.brief else _INLINE_BELOW)
+        return self.brief
+
+    def expected(self, size: int, key: Hashable = None) -> float | None:
+        """Predict the seconds of a run; None while nothing was measured."""
+        return (self._sizes.get(key) or self._any).times.predict(size)
 
     @property
     def combines(self) -> bool:
@@ -481,7 +503,7 @@ class Pacing:
             self._end_window()
         self.watching = False
         self.holds = self._delay > 0
-        if self._may_inline and self._inline:
+        if self._may_inline and self.brief:
             return
         window = self._longest_wait(run.size, run.key)
         if window <= 0:
@@ -533,11 +555,9 @@ class Pacing:
             return 0.0
         until = oldest + self._delay if self._delay else 0.0
         self.target = best
+        self.why = "delay"
         if until <= now:
-            until = 0.0
-            gathered = self._gather(now, waiting, best, key)
-            if gathered:
-                until = gathered
+            until = self._gather(now, waiting, best, key)
         return until
 
     def _gather(self, now: float, waiting: int, best: int, key: Hashable) -> float:
@@ -550,6 +570,7 @@ class Pacing:
         if missing <= 0 or _saved(learned.times, waiting, missing) <= _WORTH * (until - now):
             return 0.0
         self.target = waiting + missing
+        self.why = "gather"
         return until
 
     # ------------------------------------------------------------------ admission

@@ -1,4 +1,4 @@
-"""A batcher's end in one event loop: waking coroutines there, and learning when they come back.
+"""A batcher's end in one event loop: waking coroutines there, and their deadlines' timers.
 
 Which requests run, and where, is decided in `batcher`.
 """
@@ -6,9 +6,7 @@ Which requests run, and where, is decided in `batcher`.
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Sequence
-from time import perf_counter
 from typing import TYPE_CHECKING
 
 from modelserve.execution.queue import Pending
@@ -32,14 +30,10 @@ class LoopPort:
         "_clock",
         "_expire",
         "alone",
-        "arrivals",
         "flushing",
         "loop",
         "model",
-        "returning",
         "timed",
-        "turn",
-        "turned",
         "version",
         "withdraw",
     )
@@ -58,19 +52,11 @@ class LoopPort:
         """Whether the loop is to send what waits, in this turn or the next."""
         self.alone = 0.0
         """Seconds for which requests may still run where they are made, without a turn."""
-        self.arrivals = 0
-        """Requests that ever came from this loop."""
-        self.returning = 0.0
-        """Share of the answered that asked again in the same turn, averaged over batches."""
-        self.turn = 0.0
-        """Seconds from a batch's end until those had asked, averaged."""
-        self.turned = threading.Event()
 
     def post(self, entries: Sequence[Pending]) -> None:
         """Settle entries on the loop's thread, from any other: one wake-up for all of them."""
-        self.turned.clear()
         try:
-            self.loop.call_soon_threadsafe(self._settle, entries, perf_counter())
+            self.loop.call_soon_threadsafe(deliver, entries, self)
         except RuntimeError:
             if not self.loop.is_closed():
                 raise
@@ -84,28 +70,13 @@ class LoopPort:
                 left = max(0.0, pending.deadline - now)
                 pending.timer = self.loop.call_later(left, self._expire, pending)
 
-    def _settle(self, entries: Sequence[Pending], posted: float) -> None:
-        before = self.arrivals
-        deliver(entries, self)
-        # Runs in the next turn, after every coroutine woken above.
-        self.loop.call_soon(self._count, len(entries), before, posted)
 
-    def _count(self, answered: int, before: int, posted: float) -> None:
-        share = min(1.0, (self.arrivals - before) / answered)
-        self.returning += 0.3 * (share - self.returning)
-        self.turn += 0.3 * (perf_counter() - posted - self.turn)
-        self.turned.set()
-
-
-def deliver(entries: Sequence[Pending], here: LoopPort | None) -> LoopPort | None:
+def deliver(entries: Sequence[Pending], here: LoopPort | None) -> None:
     """Wake everyone: directly where allowed, else with one wake-up per event loop.
 
     Args:
         entries: Requests that are answered.
         here: The port of the loop this is called on; None on any other thread.
-
-    Returns:
-        The one other loop all entries came from, if it was one.
     """
     elsewhere: dict[LoopPort, list[Pending]] = {}
     for number, entry in enumerate(entries):
@@ -121,7 +92,3 @@ def deliver(entries: Sequence[Pending], here: LoopPort | None) -> LoopPort | Non
             raise
     for port, theirs in elsewhere.items():
         port.post(theirs)
-    if len(elsewhere) == 1:
-        port, theirs = next(iter(elsewhere.items()))
-        return port if len(theirs) == len(entries) else None
-    return None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left, insort
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from math import prod
 from operator import attrgetter
 from time import perf_counter
@@ -48,6 +48,7 @@ class Pending:
 
     __slots__ = (
         "chain",
+        "cost",
         "deadline",
         "enqueued",
         "error",
@@ -83,6 +84,8 @@ class Pending:
         self.order = 0
         self.size = -1
         """Bytes by which the queue is bounded; -1 until they were counted."""
+        self.cost = 0
+        """Units by which a batch is bounded, where those are not its rows."""
         self.queued = False
         self.run: Run | None = None
         """The run of user code it became part of."""
@@ -121,14 +124,15 @@ class BatchKey:
         parameters: Whether the model reads the request's parameters.
     """
 
-    __slots__ = ("_parameters", "_shapes", "row_bytes")
+    __slots__ = ("_parameters", "row_bytes", "shapes")
 
     def __init__(self, signature: Signature, *, batched: bool, parameters: bool) -> None:
         self._parameters = parameters
-        self._shapes = batched and any(
+        self.shapes = batched and any(
             spec.optional or spec.shape is None or -1 in spec.shape[1:] for spec in signature.inputs
         )
-        self.row_bytes = -1 if self._shapes or not batched else _row_bytes(signature)
+        """Whether the shapes of a batch's rows differ from those of another's."""
+        self.row_bytes = -1 if self.shapes or not batched else _row_bytes(signature)
         """Bytes of a row where all rows have as many, else -1."""
 
     def __call__(self, request: InferRequest, inputs: Mapping[str, Tensor]) -> Hashable:
@@ -137,7 +141,7 @@ class BatchKey:
             if not isinstance(tensor, np.ndarray):
                 return object()  # arrays on a device run as they come
         shapes: Hashable = None
-        if self._shapes:
+        if self.shapes:
             shapes = frozenset((name, tensor.shape[1:]) for name, tensor in inputs.items())
         if request.outputs is None and not (self._parameters and request.parameters):
             return shapes
@@ -162,6 +166,7 @@ class PendingQueue:
         max_requests: Most requests that may wait.
         max_bytes: Most bytes of input that may wait.
         model: Name of the model, for messages.
+        costed: Whether a batch is bounded by its entries' `cost`, too, and not by rows alone.
     """
 
     __slots__ = (
@@ -169,18 +174,25 @@ class PendingQueue:
         "_groups",
         "_model",
         "bytes",
+        "costed",
         "count",
         "max_bytes",
         "max_requests",
+        "waiting",
     )
 
-    def __init__(self, max_requests: int, max_bytes: int, model: str = "") -> None:
+    def __init__(
+        self, max_requests: int, max_bytes: int, model: str = "", costed: bool = False
+    ) -> None:
         self._model = model
+        self.costed = costed
         self.max_requests = max_requests
         self.max_bytes = max_bytes
         self.bytes = 0
         self.count = 0
         """Entries that wait; the same as the length, and quicker to ask for."""
+        self.waiting = 0
+        """Their rows or, if costed, what they cost."""
         self._arrivals = 0
         self._groups: dict[Hashable, list[Pending]] = {}
 
@@ -204,6 +216,7 @@ class PendingQueue:
         pending.queued = True
         self.bytes += size
         self.count += 1
+        self.waiting += pending.cost if self.costed else pending.rows
         group = self._groups.get(pending.key)
         if group is None:
             self._groups[pending.key] = [pending]
@@ -236,12 +249,54 @@ class PendingQueue:
         self._leave(pending)
         return True
 
-    def take(self, max_rows: int, now: float) -> tuple[list[Pending], int, list[Pending]]:
+    def head(self) -> tuple[Hashable, int, float]:
+        """Return of those whose turn is next: their key, their rows or cost, and when they came."""
+        if len(self._groups) == 1:
+            key, group = next(iter(self._groups.items()))
+            waiting = self.waiting
+        else:
+            key, group = min(self._groups.items(), key=_head_order)
+            waiting = self._sum(group)
+        if group[-1].order - group[0].order < _ARRIVALS:
+            return key, waiting, group[0].enqueued
+        return key, waiting, min(entry.enqueued for entry in group)
+
+    def ahead(self, priority: int, batch: int) -> int:
+        """Return the rows or cost of what would go before a request that came now.
+
+        Args:
+            priority: Its priority.
+            batch: The usual size of a batch. Where several keys wait, none of their batches counts
+                for less.
+        """
+        first = (priority or DEFAULT_PRIORITY) * _ARRIVALS + self._arrivals + 1
+        waiting = self.waiting
+        keys = len(self._groups)
+        for group in self._groups.values():
+            if group[-1].order > first:
+                after = group[bisect_left(group, first, key=_ORDER) :]
+                waiting -= self._sum(after)
+                keys -= len(after) == len(group)
+        return waiting if keys < 2 else max(waiting, (keys - 1) * batch)
+
+    def _sum(self, entries: Sequence[Pending]) -> int:
+        if self.costed:
+            return sum(entry.cost for entry in entries)
+        return sum(entry.rows for entry in entries)
+
+    def holds(self, key: Hashable) -> bool:
+        """Tell whether something waits that could share a batch with this key."""
+        return key in self._groups
+
+    def take(
+        self, max_rows: int, now: float, max_cost: int = 0
+    ) -> tuple[list[Pending], int, list[Pending]]:
         """Take the next batch: the first in order and all that may run with it.
 
         Args:
             max_rows: Most rows of the batch; a single entry may have as many.
             now: Time by the deadlines' clock.
+            max_cost: Most cost of the batch, if costed; the first entry may have more.
 
         Returns:
             Entries of the batch, its rows, and entries that nobody waits for any
@@ -256,12 +311,18 @@ class PendingQueue:
                 key, group = next(iter(self._groups.items()))
             else:
                 key, group = min(self._groups.items(), key=_head_order)
-            batch, rows, size = _fill(group, max_rows, now, expired)
+            if self.costed:
+                batch, rows, size = _fill_by_cost(group, max_rows, max_cost, now, expired)
+            else:
+                batch, rows, size = _fill(group, max_rows, now, expired)
             used = len(batch) + len(expired) - known
             if used == len(group):
                 del self._groups[key]
             else:
                 del group[:used]
+            self.waiting -= self._sum(batch) if self.costed else rows
+            if len(expired) > known:
+                self.waiting -= self._sum(expired[known:])
             known = len(expired)
             self.count -= used
             self.bytes -= size
@@ -285,6 +346,7 @@ class PendingQueue:
         pending.queued = False
         self.count -= 1
         self.bytes -= pending.size
+        self.waiting -= pending.cost if self.costed else pending.rows
 
 
 def size_of(request: InferRequest, inputs: Mapping[str, Tensor]) -> int:
@@ -343,3 +405,17 @@ def _fill(
         pending.queued = False
         size += pending.size
     return batch, rows, size
+
+
+def _fill_by_cost(
+    group: list[Pending], max_rows: int, max_cost: int, now: float, expired: list[Pending]
+) -> tuple[list[Pending], int, int]:
+    """Do as `_fill` with a bound on cost, too: over the part of the group that is within it."""
+    cost = 0
+    fitting = 0
+    for pending in group:
+        cost += pending.cost
+        if fitting and cost > max_cost:
+            break
+        fitting += 1
+    return _fill(group[:fitting], max_rows, now, expired)

@@ -535,7 +535,7 @@ def _warm_up(batcher: AdaptiveBatcher, backend: Backend, options: VersionOptions
         batcher.run_at_load(request, inputs, rows)  # allocates and selects kernels
         batcher.run_at_load(request, inputs, rows)
         size = batcher.max_batch_size
-        once = batcher.service_time.predict(rows)
+        once = batcher.pacing.expected(rows)
         if size > 1 and not options.warm_up_inputs and once and once * size < _WARM_UP_LIMIT:
             inputs = synthetic_inputs(backend.signature, size)
             for _ in range(2):
