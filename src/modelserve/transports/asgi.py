@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import CancelledError, Task, TimerHandle, current_task
-from collections.abc import Awaitable, Callable, Generator, Iterable, MutableMapping
+from collections import deque
+from collections.abc import Awaitable, Callable, Generator, MutableMapping
 from typing import Any, Final, Generic, TypeAlias, TypeGuard, TypeVar, cast
 
 from modelserve.codecs import oip
@@ -17,6 +18,7 @@ from modelserve.protocols import Authenticator, Servable
 
 from .routes import (
     MAX_BODY_SIZE,
+    OPTIONAL_HEADERS,
     AdminRoutes,
     BodyTimeout,
     Exposition,
@@ -35,6 +37,12 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 Application: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _T = TypeVar("_T")
+
+# Loops call a timer up to their clock's resolution before its time.
+_EARLY: Final = 1e-3
+
+_OPTIONAL: Final = frozenset(name.encode() for name in OPTIONAL_HEADERS)
+_JSON_SIZE: Final = oip.HEADER.encode()
 
 _WATCH_AFTER: Final = 0.05
 """Seconds an answer may take before its client is watched. Watching costs a task; most answers
@@ -86,6 +94,7 @@ class ASGIApp:
         if body_timeout is not None and body_timeout <= 0:
             raise ValueError(f"body_timeout is more than 0 seconds, got {body_timeout}")
         self._body_timeout = body_timeout
+        self._timers: dict[asyncio.AbstractEventLoop, _Timers] = {}
         self._routes = routes_of(
             servable,
             admin=admin,
@@ -109,7 +118,12 @@ class ASGIApp:
             raise ValueError(f'unknown ASGI scope type "{kind}"')
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope["method"], _path(scope), _Headers(scope["headers"]))
+        headers = dict(scope["headers"])
+        request = Request(scope["method"], _path(scope), _Headers(headers))
+        if _OPTIONAL.isdisjoint(headers):
+            request.plain = True
+            size = headers.get(_JSON_SIZE)
+            request.json_size = None if size is None else size.decode("latin-1")
         sent = 0
         try:
             reply = await self._reply(request, receive)
@@ -140,7 +154,9 @@ class ASGIApp:
             if route.max_body:
                 reading = _read(receive, route.max_body, request.header("content-length"))
                 timeout = self._body_timeout
-                request.body = await (_Interruptible(reading, timeout) if timeout else reading)
+                request.body = await (
+                    _Interruptible(reading, _Timers(timeout)) if timeout else reading
+                )
         except _ClientGone:
             return None
         except _Interrupted:
@@ -152,7 +168,7 @@ class ASGIApp:
         if request.exchange is None:
             return await answer
         try:
-            return await _Interruptible(answer, _WATCH_AFTER, receive)
+            return await _Interruptible(answer, self._watch(), receive)
         except _Interrupted:
             return None
         except CancelledError as cancelled:
@@ -161,6 +177,16 @@ class ASGIApp:
                 raise
             # Nobody cancelled this task: what it waited for was cancelled inside the servable.
             return routes.refuse(request, RuntimeError(f"the answer was cancelled: {cancelled}"))
+
+    def _watch(self) -> _Timers:
+        """Return the timers after which clients are watched, on the running loop."""
+        loop = asyncio.get_running_loop()
+        timers = self._timers.get(loop)
+        if timers is None:
+            for known in [known for known in self._timers if known.is_closed()]:
+                del self._timers[known]
+            timers = self._timers[loop] = _Timers(_WATCH_AFTER)
+        return timers
 
 
 def _gone(request: Request) -> None:
@@ -188,8 +214,8 @@ class _Headers:
 
     __slots__ = ("_values",)
 
-    def __init__(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        self._values = dict(headers)
+    def __init__(self, headers: dict[bytes, bytes]) -> None:
+        self._values = headers
 
     def __call__(self, name: str) -> str | None:
         value = self._values.get(name.encode())
@@ -228,6 +254,37 @@ class _Interrupted(Exception):
     """The time was up, or the client went away."""
 
 
+class _Timers:
+    """Calls everyone who waits when so many seconds have passed, with one timer of the loop's.
+
+    A timer for each would cost more than half of an answer; most are over before it runs out.
+
+    Args:
+        delay: The seconds, the same for all.
+    """
+
+    __slots__ = ("_delay", "_timer", "_waiting")
+
+    def __init__(self, delay: float) -> None:
+        self._delay = delay
+        self._waiting: deque[tuple[float, _Interruptible[Any]]] = deque()
+        self._timer: TimerHandle | None = None
+
+    def add(self, waiting: _Interruptible[Any], loop: asyncio.AbstractEventLoop) -> None:
+        """Have `ring` called later, unless it is over by then."""
+        self._waiting.append((loop.time() + self._delay, waiting))
+        if self._timer is None:
+            self._timer = loop.call_later(self._delay, self._ring, loop)
+
+    def _ring(self, loop: asyncio.AbstractEventLoop) -> None:
+        now = loop.time() + _EARLY
+        waiting = self._waiting
+        while waiting and (waiting[0][0] <= now or waiting[0][1].over):
+            waiting.popleft()[1].ring()
+        left = waiting[0][0] - now if waiting else 0.0
+        self._timer = loop.call_later(left, self._ring, loop) if waiting else None
+
+
 class _Interruptible(Generic[_T]):
     """Awaits something for a limited time; costs nothing when that is done without suspending.
 
@@ -239,31 +296,32 @@ class _Interruptible(Generic[_T]):
     __slots__ = (
         "_awaitable",
         "_cancelling",
-        "_delay",
         "_interrupted",
-        "_over",
         "_receive",
         "_task",
+        "_timers",
         "_watch",
+        "over",
     )
 
     def __init__(
-        self, awaitable: Awaitable[_T], delay: float, receive: Receive | None = None
+        self, awaitable: Awaitable[_T], timers: _Timers, receive: Receive | None = None
     ) -> None:
-        self._awaitable = awaitable
-        self._delay = delay
+        self._awaitable: Awaitable[_T] | None = awaitable
+        self._timers = timers
         self._receive = receive
         self._interrupted = False
-        self._over = False
+        self.over = False
         self._watch: Task[Message] | None = None
 
     def __await__(self) -> Generator[Any, None, _T]:
+        assert self._awaitable is not None
         iterator = self._awaitable.__await__()
         try:
             step = next(iterator)
         except StopIteration as done:
             return cast(_T, done.value)
-        timer = self._arm()
+        self._arm()
         try:
             while True:
                 try:
@@ -280,8 +338,8 @@ class _Interruptible(Generic[_T]):
             raise
         finally:
             self._settle()
-            self._over = True
-            timer.cancel()
+            self.over = True
+            self._awaitable = None  # the timers keep this for a while
             if self._watch is not None:
                 self._watch.cancel()
 
@@ -292,19 +350,24 @@ class _Interruptible(Generic[_T]):
         self._interrupted = False
         return self._task.uncancel() <= self._cancelling
 
-    def _arm(self) -> TimerHandle:
+    def _arm(self) -> None:
         task = current_task()
         if task is None:
             raise RuntimeError("an ASGI application runs in an asyncio task")
         self._task = task
         self._cancelling = task.cancelling()
-        loop = task.get_loop()
-        return loop.call_later(
-            self._delay, self._interrupt if self._receive is None else self._look
-        )
+        self._timers.add(self, task.get_loop())
+
+    def ring(self) -> None:
+        """Take note that the time is up."""
+        if not self.over:
+            if self._receive is None:
+                self._interrupt()
+            else:
+                self._look()
 
     def _interrupt(self) -> None:
-        if not self._over:
+        if not self.over:
             self._interrupted = True
             self._task.cancel()
 
