@@ -61,8 +61,16 @@ def test_a_triton_directory_loads_as_it_is(tmp_path: Path) -> None:
         version = repository._control.entries["m"].default
         assert version is not None
         assert len(version.batcher.backends) == 2
+        assert version.batcher.max_queue_delay == 100e-6
         with pytest.raises(InvalidInput, match="1 to 8 rows"):
             repository.predict("m", np.zeros((9, 4), np.float32))
+
+
+def test_preferred_sizes_are_not_used_and_it_is_said_why(tmp_path: Path, caplog: Any) -> None:
+    text = f"max_batch_size: 8 {TENSORS} dynamic_batching {{ preferred_batch_size: [ 4 ] }}"
+    with caplog.at_level("INFO", "modelserve"), ModelRepository(triton(tmp_path, text)) as found:
+        assert answer(found) == 1
+    assert "preferred_batch_size is not used: the sizes that serve best are measured" in caplog.text
 
 
 def test_backend_stands_for_platform(tmp_path: Path) -> None:

@@ -50,12 +50,19 @@ def configured(
     if config.ignored:
         _log.warning("model %s: config.pbtxt: not used: %s", model, ", ".join(config.ignored))
     batching = config.dynamic_batching
+    if batching is not None and batching.preferred_batch_size:
+        _log.info(
+            "model %s: config.pbtxt: dynamic_batching.preferred_batch_size is not used: the sizes "
+            "that serve best are measured",
+            model,
+        )
     instances = sum(group.count or 1 for group in config.instance_groups)
     options = replace(
         defaults,
         max_batch_size=config.max_batch_size,
         instances=instances or defaults.instances,
         max_queue_size=(batching.max_queue_size if batching else 0) or defaults.max_queue_size,
+        max_queue_delay=batching.max_queue_delay if batching else defaults.max_queue_delay,
         warm_up_inputs=_warm_up(config, path.parent),
         declared=_declared(config),
     )

@@ -7,7 +7,7 @@ import functools
 import threading
 import types
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
-from typing import Any, Final, Generic, ParamSpec, TypeVar, overload
+from typing import Any, Final, Generic, Literal, ParamSpec, TypeVar, overload
 
 from modelserve.backends.functions import name_of
 from modelserve.backends.python import PythonBackend
@@ -17,6 +17,7 @@ from modelserve.messages import Exchange, InferRequest, InferResponse
 from modelserve.observe.metrics import Metrics
 from modelserve.protocols import Ticket, VersionInfo
 from modelserve.repository.repository import ModelRepository
+from modelserve.repository.versions import VersionOptions
 from modelserve.tensors import Signature, Tensor, TensorSpec
 
 __all__ = ["Model", "model"]
@@ -55,6 +56,10 @@ class Model(Generic[_P, _R]):
         name: str | None = None,
         max_batch_size: int | None = None,
         instances: int = 1,
+        max_queue_delay: float | None = None,
+        max_batch_cost: int | None = None,
+        cost: Callable[[Mapping[str, Tensor]], float] | None = None,
+        batcher: Literal["adaptive", "simple"] | None = None,
         **declared: Any,
     ) -> None:
         # The function's name, text and signature; not its attributes, which might hide the model's.
@@ -79,7 +84,12 @@ class Model(Generic[_P, _R]):
         self.model_options: Mapping[str, Any] = {
             "max_batch_size": max_batch_size,
             "instances": instances,
+            "max_queue_delay": max_queue_delay or 0.0,
+            "max_batch_cost": max_batch_cost or 0,
+            "cost": cost,
+            "batcher": batcher or "adaptive",
         }
+        VersionOptions(**self.model_options)
         self._lock = threading.Lock()
         self._repository: ModelRepository | None = None
         self._loaded: ModelRepository | None = None
@@ -201,6 +211,10 @@ def model(
     instances: int = ...,
     concurrency: int | None = ...,
     retry: bool = ...,
+    max_queue_delay: float | None = ...,
+    max_batch_cost: int | None = ...,
+    cost: Callable[[Mapping[str, Tensor]], float] | None = ...,
+    batcher: Literal["adaptive", "simple"] | None = ...,
 ) -> Model[_P, _R]: ...
 
 
@@ -219,6 +233,10 @@ def model(
     instances: int = ...,
     concurrency: int | None = ...,
     retry: bool = ...,
+    max_queue_delay: float | None = ...,
+    max_batch_cost: int | None = ...,
+    cost: Callable[[Mapping[str, Tensor]], float] | None = ...,
+    batcher: Literal["adaptive", "simple"] | None = ...,
 ) -> Callable[[Callable[_P, _R]], Model[_P, _R]]: ...
 
 
@@ -236,6 +254,10 @@ def model(
     instances: int = 1,
     concurrency: int | None = None,
     retry: bool = False,
+    max_queue_delay: float | None = None,
+    max_batch_cost: int | None = None,
+    cost: Callable[[Mapping[str, Tensor]], float] | None = None,
+    batcher: Literal["adaptive", "simple"] | None = None,
 ) -> Any:
     """Make a model of a function, coroutine function, generator or any other callable.
 
@@ -257,6 +279,10 @@ def model(
             function or generator, 1024 for an asynchronous generator.
         retry: Whether calling the function twice does no harm, so that a failed batch may be run
             again in halves.
+        max_queue_delay: Seconds a request may be held for others to join its batch (0).
+        max_batch_cost: Most units of `cost` in a batch, beside `max_batch_size`.
+        cost: Tells the units of a request from its inputs: tokens, pixels.
+        batcher: ``"adaptive"`` (without), or ``"simple"``; see `ModelRepository.add`.
 
     Raises:
         TypeError: The function is no callable, or a class.
@@ -285,6 +311,10 @@ def model(
             setup=setup,
             retry=retry,
             concurrency=concurrency,
+            max_queue_delay=max_queue_delay,
+            max_batch_cost=max_batch_cost,
+            cost=cost,
+            batcher=batcher,
         )
 
     return make if function is None else make(function)

@@ -23,6 +23,7 @@ from modelserve.repository.store import STABLE, LocalStore
 from modelserve.repository.versions import VersionOptions
 from modelserve.repository.watcher import Watcher
 from modelserve.routing.versions import Pinned
+from modelserve.tensors import Tensor
 
 __all__ = ["ModelRepository"]
 
@@ -183,6 +184,10 @@ class ModelRepository(Answering):
         instances: int | None = None,
         max_queue_size: int = 1024,
         max_queue_bytes: int = 1 << 30,
+        max_queue_delay: float | None = None,
+        max_batch_cost: int | None = None,
+        cost: Callable[[Mapping[str, Tensor]], float] | None = None,
+        batcher: Literal["adaptive", "simple"] | None = None,
         providers: Sequence[Any] | None = None,
         keep: VersionPolicy | None = None,
         warm_up: bool = True,
@@ -204,6 +209,12 @@ class ModelRepository(Answering):
             instances: How many instances run at once.
             max_queue_size: Most requests that may wait.
             max_queue_bytes: Most bytes of input that may wait.
+            max_queue_delay: Seconds a request may be held for others to join its batch (0).
+            max_batch_cost: Most units of `cost` in a batch, beside `max_batch_size`.
+            cost: Tells the units of a request from its inputs: tokens, pixels. The costs of a
+                batch's requests add up.
+            batcher: ``"adaptive"`` learns sizes, waits and finishes from what runs took;
+                ``"simple"`` runs full batches of what waits and learns nothing.
             providers: Execution providers, for a path or bytes.
             keep: Which versions stay loaded: the newest so many (1), ``"all"``, or a list.
             warm_up: Whether an ONNX model is run once before it is ready.
@@ -218,6 +229,13 @@ class ModelRepository(Answering):
         if not isinstance(name, str) or not name or source is None:
             raise TypeError("add takes a name and a source, or a model made by modelserve.model")
         declared: Mapping[str, Any] = getattr(source, "model_options", {})
+        batching: dict[str, Any] = {
+            "max_queue_delay": max_queue_delay,
+            "max_batch_cost": max_batch_cost,
+            "cost": cost,
+            "batcher": batcher,
+        }
+        said = {key: declared.get(key) if here is None else here for key, here in batching.items()}
         options = VersionOptions(
             max_batch_size=declared.get("max_batch_size")
             if max_batch_size is None
@@ -229,6 +247,7 @@ class ModelRepository(Answering):
             max_queue_bytes=max_queue_bytes,
             providers=self._control.options.providers if providers is None else tuple(providers),
             warm_up=warm_up,
+            **{key: value for key, value in said.items() if value is not None},
         )
         if self.store is not None and name in self.store.models():
             raise Conflict(f'there is a model "{name}" in the store; use publish')

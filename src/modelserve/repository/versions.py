@@ -18,12 +18,15 @@ from collections.abc import (
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from time import perf_counter
 from types import MappingProxyType
-from typing import Any, Final, cast
+from typing import Any, Final, Literal, cast
 
 from modelserve.errors import InvalidInput, LoadError, ModelNotReady, ServeError, Unsupported
 from modelserve.execution.batcher import AdaptiveBatcher, BatcherClosed
+from modelserve.execution.dispatch import check_batcher
 from modelserve.execution.nested import chain
+from modelserve.execution.pacing import BatchBounds
 from modelserve.execution.proof import prove_batch_axis, synthetic_inputs
 from modelserve.execution.streams import StreamSlots, open_stream
 from modelserve.execution.waiting import Awaited, Done, TaskTicket
@@ -37,8 +40,8 @@ _log = logging.getLogger("modelserve.repository")
 
 DEFAULT_BATCH_SIZE: Final = 64
 """`max_batch_size` of a model whose batch axis was proven and not declared."""
-_WARM_UP_LIMIT: Final = 1.0
-"""Seconds a full batch may be expected to take and still be run to warm up."""
+_WARM_UP_LIMIT: Final = 0.5
+"""Seconds that warming up may take, beyond the first runs of the smallest batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,10 @@ class VersionOptions:
         instances: How many instances run at once.
         max_queue_size: Most requests that may wait.
         max_queue_bytes: Most bytes of input that may wait.
+        max_queue_delay: Seconds a request may be held for others to join its batch.
+        max_batch_cost: Most units of `cost` in a batch; 0 where only rows count.
+        cost: Tells the units of a request from its inputs: tokens, pixels.
+        batcher: ``"adaptive"``, or ``"simple"``: full batches of what waits, and nothing learned.
         providers: Execution providers for ONNX models; None takes the best available.
         warm_up: Whether to run the model once before it is ready.
         warm_up_inputs: Inputs to do so with; made up from the signature where there are none.
@@ -61,6 +68,10 @@ class VersionOptions:
     instances: int = 1
     max_queue_size: int = 1024
     max_queue_bytes: int = 1 << 30
+    max_queue_delay: float = 0.0
+    max_batch_cost: int = 0
+    cost: Callable[[Mapping[str, Tensor]], float] | None = None
+    batcher: Literal["adaptive", "simple"] = "adaptive"
     providers: tuple[Any, ...] | None = None
     warm_up: bool = True
     warm_up_inputs: Mapping[str, Tensor] = field(default_factory=dict)
@@ -71,6 +82,10 @@ class VersionOptions:
             raise ValueError(f"instances must be at least 1, got {self.instances}")
         if self.max_batch_size is not None and self.max_batch_size < 0:
             raise ValueError(f"max_batch_size must be at least 0, got {self.max_batch_size}")
+        if self.max_queue_delay < 0:
+            raise ValueError(f"max_queue_delay must be at least 0 s, got {self.max_queue_delay}")
+        BatchBounds(self.max_batch_size or 0, self.max_batch_cost, self.cost)
+        check_batcher(self.batcher)
 
 
 class ModelVersion:
@@ -438,6 +453,10 @@ def _batcher(
         max_batch_size=size,
         max_queue_size=options.max_queue_size,
         max_queue_bytes=options.max_queue_bytes,
+        max_queue_delay=options.max_queue_delay,
+        max_batch_cost=options.max_batch_cost,
+        cost=options.cost,
+        batcher=options.batcher,
         model=model,
         version=version,
     )
@@ -525,7 +544,10 @@ def _try_example(model: str, backend: Any, batcher: AdaptiveBatcher) -> None:
 
 
 def _warm_up(batcher: AdaptiveBatcher, backend: Backend, options: VersionOptions) -> None:
-    """Run one row and, where that is quick, a full batch: the first caller finds it warm."""
+    """Run one row and, where that is quick, more and more: the first caller finds it warm.
+
+    What the runs take is where the batcher's learning begins.
+    """
     rows = 1
     inputs: Mapping[str, Tensor] = options.warm_up_inputs or synthetic_inputs(backend.signature, 1)
     if options.warm_up_inputs and batcher.max_batch_size:
@@ -534,13 +556,26 @@ def _warm_up(batcher: AdaptiveBatcher, backend: Backend, options: VersionOptions
     try:
         batcher.run_at_load(request, inputs, rows)  # allocates and selects kernels
         batcher.run_at_load(request, inputs, rows)
-        size = batcher.max_batch_size
-        once = batcher.pacing.expected(rows)
-        if size > 1 and not options.warm_up_inputs and once and once * size < _WARM_UP_LIMIT:
-            inputs = synthetic_inputs(backend.signature, size)
-            for _ in range(2):
-                batcher.run_at_load(InferRequest(batcher.model, inputs), inputs, size)
+        if not options.warm_up_inputs and batcher.bounds.cost is None:
+            _measure_sizes(batcher, backend)
     except ServeError as error:
         _log.warning(
             "model %s version %s was not warmed up: %s", batcher.model, batcher.version, error
         )
+
+
+def _measure_sizes(batcher: AdaptiveBatcher, backend: Backend) -> None:
+    """Run batches of 2, 4, 8, ... rows, each twice, as far as there is time."""
+    most = batcher.max_batch_size
+    left = _WARM_UP_LIMIT
+    rows = 1
+    while rows < most:
+        rows = min(2 * rows, most)
+        inputs = synthetic_inputs(backend.signature, rows)
+        for _ in range(2):
+            expected = batcher.pacing.expected(rows)
+            if expected is None or expected > left:
+                return
+            began = perf_counter()
+            batcher.run_at_load(InferRequest(batcher.model, inputs), inputs, rows)
+            left -= perf_counter() - began
