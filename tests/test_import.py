@@ -126,6 +126,7 @@ RARE = (
     "onnx",
     "sklearn",
     "tempfile",
+    "tomllib",
     "uvicorn",
 )
 """What a start and a first answer can do without; together a third of the time they take."""
