@@ -9,14 +9,17 @@ import asyncio
 from asyncio import CancelledError, Task, TimerHandle, current_task
 from collections import deque
 from collections.abc import Awaitable, Callable, Generator, MutableMapping
+from time import perf_counter
 from typing import Any, Final, Generic, TypeAlias, TypeGuard, TypeVar, cast
 
 from modelserve.codecs import oip
 from modelserve.errors import Cancelled, PayloadTooLarge
 from modelserve.messages import Exchange
-from modelserve.protocols import Authenticator, Servable
+from modelserve.protocols import Authenticator, Caller, Servable
 
 from .routes import (
+    BINARY,
+    JSON,
     MAX_BODY_SIZE,
     OPTIONAL_HEADERS,
     AdminRoutes,
@@ -25,8 +28,10 @@ from .routes import (
     NoSuchPath,
     Reply,
     Request,
+    Route,
     routes_of,
 )
+from .together import Arrival, Together
 
 __all__ = ["ASGIApp", "Message", "Receive", "Scope", "Send", "mount"]
 
@@ -70,6 +75,8 @@ class ASGIApp:
         metrics: What /metrics shows: an object with `render`, True for the servable's own
             `metrics` where it has one, False for nothing.
         record: Gets every closed exchange; by default the servable's own `record`, if it has one.
+        gather: Whether plain requests of one turn of the loop, for a model of microseconds, are
+            read, run and answered together.
 
     Raises:
         TypeError: What is to be served has no `infer`.
@@ -90,11 +97,14 @@ class ASGIApp:
         body_timeout: float | None = 30.0,
         metrics: Exposition | bool = True,
         record: Callable[[Exchange], None] | None = None,
+        gather: bool = True,
     ) -> None:
         if body_timeout is not None and body_timeout <= 0:
             raise ValueError(f"body_timeout is more than 0 seconds, got {body_timeout}")
         self._body_timeout = body_timeout
         self._timers: dict[asyncio.AbstractEventLoop, _Timers] = {}
+        self._gathers = gather
+        self._gatherings: dict[asyncio.AbstractEventLoop, Together] = {}
         self._routes = routes_of(
             servable,
             admin=admin,
@@ -150,13 +160,15 @@ class ASGIApp:
         """Return the reply, or None when there is nobody to answer any more."""
         routes = self._routes
         try:
+            reply, body = None, None
+            if request.plain and self._gathers:
+                reply, body = await self._together(request, receive)
+                if reply is not None:
+                    return reply
             route = routes.open(request)
             if route.max_body:
-                reading = _read(receive, route.max_body, request.header("content-length"))
-                timeout = self._body_timeout
-                request.body = await (
-                    _Interruptible(reading, _Timers(timeout)) if timeout else reading
-                )
+                request.body = await self._body(request, route, receive) if body is None else body
+            body = None  # nothing of it may be held here while the servable is awaited
         except _ClientGone:
             return None
         except _Interrupted:
@@ -177,6 +189,44 @@ class ASGIApp:
                 raise
             # Nobody cancelled this task: what it waited for was cancelled inside the servable.
             return routes.refuse(request, RuntimeError(f"the answer was cancelled: {cancelled}"))
+
+    async def _body(self, request: Request, route: Route, receive: Receive) -> bytes:
+        reading = _read(receive, route.max_body, request.header("content-length"))
+        timeout = self._body_timeout
+        return await (_Interruptible(reading, _Timers(timeout)) if timeout else reading)
+
+    async def _together(
+        self, request: Request, receive: Receive
+    ) -> tuple[Reply | None, bytes | None]:
+        """Answer a request together with others, if it is one for that.
+
+        Returns:
+            The reply, or None; and the body, where it was read.
+        """
+        route = self._routes.find(request.method, request.path)
+        said = request.header("content-length") or ""
+        # Its body is read before its caller is known: by its length it is a small one.
+        length = int(said) if said.isascii() and said.isdigit() and len(said) < 10 else 0
+        if not self._gathering().takes(route, length):
+            return None, None
+        body = await self._body(request, route, receive)
+        size = request.json_size
+        if isinstance(size, str):
+            size = int(size) if size.isascii() and size.isdigit() and len(size) < 10 else -1
+        outcome: asyncio.Future[Reply | None] = asyncio.get_running_loop().create_future()
+        arrival = Arrival(_Asker(request, outcome), route, body, 0, size, perf_counter(), None)
+        self._gathering().add(arrival)
+        return await outcome, body
+
+    def _gathering(self) -> Together:
+        """Return what gathers requests on the running loop."""
+        loop = asyncio.get_running_loop()
+        together = self._gatherings.get(loop)
+        if together is None:
+            for known in [known for known in self._gatherings if known.is_closed()]:
+                del self._gatherings[known]
+            together = self._gatherings[loop] = Together(self._routes)
+        return together
 
     def _watch(self) -> _Timers:
         """Return the timers after which clients are watched, on the running loop."""
@@ -207,6 +257,32 @@ def _path(scope: Scope) -> str:
         # An encoded "/" is data to its sender; decoded it would pass for a separator.
         return ""
     return path
+
+
+class _Asker:
+    """A task that waits for the answer to a request that was gathered."""
+
+    __slots__ = ("_outcome", "_request")
+
+    def __init__(self, request: Request, outcome: asyncio.Future[Reply | None]) -> None:
+        self._request = request
+        self._outcome = outcome
+
+    @property
+    def waits(self) -> bool:
+        return not self._outcome.done()
+
+    def caller(self, arrival: Arrival) -> Caller:
+        return self._request
+
+    def reply_gathered(self, id: str, body: bytes, json_size: int | None) -> None:
+        if not self._outcome.done():
+            kind = JSON if json_size is None else BINARY
+            self._outcome.set_result(Reply(200, kind, [body], len(body), id, json_size))
+
+    def serve_gathered(self, arrival: Arrival) -> None:
+        if not self._outcome.done():
+            self._outcome.set_result(None)
 
 
 class _Headers:

@@ -323,8 +323,8 @@ def test_more_than_a_batch_holds_run_in_several(repository: ModelRepository) -> 
     assert [exchange.batch_requests for exchange in seen[-40:]] == [16] * 32 + [8] * 8
 
 
-def test_one_alone_is_not_gathered(repository: ModelRepository) -> None:
-    assert answers(repository, [GOOD])[1] == 0
+def test_one_alone_takes_the_same_way(repository: ModelRepository) -> None:
+    check_alike(repository, [GOOD], 1)
 
 
 def test_unknown_model_is_told_to_everyone(repository: ModelRepository) -> None:

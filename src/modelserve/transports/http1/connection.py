@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 from math import inf
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
@@ -23,6 +24,7 @@ import numpy as np
 from modelserve.errors import Cancelled, ModelNotReady, Overloaded, PayloadTooLarge, ServeError
 from modelserve.protocols import Caller, Ticket
 from modelserve.transports.routes import BodyTimeout, Reply, Request, Route
+from modelserve.transports.together import Arrival
 
 from .chunked import ChunkedBody
 from .heads import END, Head, HeadTimeout
@@ -163,7 +165,9 @@ class Connection(asyncio.Protocol):
                 if head.gathered:
                     self._state = _GATHERED
                     self.due = inf
-                    self._server.together.add(self, head, data, end)
+                    self._server.together.add(
+                        Arrival(self, head.route, data, end, head.json_size, perf_counter(), head)  # type: ignore[arg-type]  # it has one
+                    )
                 else:
                     self._serve(head, data[end:])
                 return
@@ -318,22 +322,23 @@ class Connection(asyncio.Protocol):
         """Whether it still waits for the answer to a request that was gathered."""
         return self._state == _GATHERED and not (self._ended or self._server.draining)
 
-    def caller(self, head: Head) -> Caller:
+    def caller(self, arrival: Arrival) -> Caller:
         """Return who is calling, for an authenticator."""
+        head: Head = arrival.head
         if self.certificate is None:
             return head
         request = Request(head.method, head.path, head.header)
         request.certificate = self.certificate
         return request
 
-    def serve_gathered(self, head: Head, body: bytes) -> None:
+    def serve_gathered(self, arrival: Arrival) -> None:
         """Answer a request that was gathered, by itself."""
         if self._state == _GATHERED:
-            self._serve(head, body)
+            self._serve(arrival.head, arrival.message[arrival.start :])
 
-    def reply_gathered(self, content: bytes) -> None:
+    def reply_gathered(self, id: str, body: bytes, json_size: int | None) -> None:
         """Write the reply to a request that was gathered, and go on to the next."""
-        self._transport.write(content)
+        self._transport.write(self._server.replies.whole(id, body, json_size))
         self._go_idle()
 
     def _done(self, task: asyncio.Task[Reply]) -> None:

@@ -140,7 +140,7 @@ class Heads:
     Args:
         find: Returns the route of a method and path, or raises.
         limits: The server's limits.
-        gathers: Tells of a head that is to be remembered whether it may be `gathered`.
+        gathers: Tells of a route and the length of a body whether such requests are gathered.
         remember: Whether heads are kept; without, each is parsed anew.
 
     Raises:
@@ -151,7 +151,7 @@ class Heads:
         self,
         find: Callable[[str, str], Route],
         limits: Limits,
-        gathers: Callable[[Head], bool],
+        gathers: Callable[[Route | None, int], bool],
         *,
         remember: bool = True,
     ) -> None:
@@ -191,7 +191,7 @@ class Heads:
             if len(self._known) >= self._most:
                 self._known.clear()
             if self._most:
-                head.gathered = self._gathers(head)
+                head.gathered = head.plain and self._gathers(head.route, head.length)
                 self._known[data] = head
         return head
 

@@ -6,7 +6,7 @@ import time
 from http import HTTPStatus
 from typing import Final
 
-from modelserve.transports.routes import Reply
+from modelserve.transports.routes import BINARY, JSON, Reply
 
 __all__ = ["CONTINUE", "ReplyHeads"]
 
@@ -54,6 +54,19 @@ class ReplyHeads:
         if not keep:
             return lines + b"connection: close\r\n\r\n"
         return lines + (b"connection: keep-alive\r\n\r\n" if old else b"\r\n")
+
+    def whole(self, id: str, body: bytes, json_size: int | None) -> bytes:
+        """Return a whole reply of status 200 on a connection of HTTP/1.1 that stays open."""
+        if json_size is None:
+            opening = self.opening(200, JSON)
+            return b"%b%d\r\nx-request-id: %b\r\n\r\n%b" % (opening, len(body), id.encode(), body)
+        return b"%b%d\r\nx-request-id: %b\r\ninference-header-content-length: %d\r\n\r\n%b" % (
+            self.opening(200, BINARY),
+            len(body),
+            id.encode(),
+            json_size,
+            body,
+        )
 
     def opening(self, status: int, content_type: bytes) -> bytes:
         """Return a reply's head up to the value of the content length."""

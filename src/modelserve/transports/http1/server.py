@@ -11,14 +11,14 @@ import socket
 import ssl
 from typing import Final
 
-from modelserve.transports.routes import Routes
+from modelserve.transports.routes import Route, Routes
+from modelserve.transports.together import Together
 
 from .connection import Connection
-from .heads import Head, Heads
+from .heads import Heads
 from .limits import Limits
 from .replies import ReplyHeads
 from .tls import SecureTransport
-from .together import Together
 
 __all__ = ["HTTP1Server"]
 
@@ -32,7 +32,7 @@ _TURNS: Final = 4
 _LONGEST_TIMER: Final = 365 * 86_400.0
 
 
-def _never(head: Head) -> bool:
+def _never(route: Route | None, length: int) -> bool:
     return False
 
 
@@ -69,7 +69,7 @@ class HTTP1Server:
         self.limits = limits or Limits()
         self.idle_timeout = self.limits.idle_timeout
         self.replies = ReplyHeads()
-        self.together = Together(routes, self.replies)
+        self.together = Together(routes)
         self.heads = Heads(
             routes.find,
             self.limits,

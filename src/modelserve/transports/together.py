@@ -4,9 +4,9 @@ For a model of some microseconds a request's way costs more than its run: object
 and calls between them. Requests of one row that differ in their data alone take the steps as one
 here: read, joined, run, cut into answers. Each still has its own record, id, and authentication.
 
-Nothing depends on it. Whatever is not as usual (a head or body not seen before, a deadline, a busy
-or slower model, a policy, any failure) goes the way of `Connection`, request by request, and what
-is answered is the same, byte for byte.
+Nothing depends on it. Whatever is not as usual (a body whose form was not seen before, a deadline,
+a busy or slower model, a policy, any failure) goes the transport's own way, request by request, and
+what is answered is the same, byte for byte.
 """
 
 from __future__ import annotations
@@ -15,22 +15,17 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
 from modelserve.codecs.oip_rows import RowKind, read_row, write_rows
 from modelserve.messages import BatchRecord, Exchange
+from modelserve.protocols import Caller
 from modelserve.tensors import Tensor
-from modelserve.transports.routes import BINARY, JSON, Route, Routes
+from modelserve.transports.routes import Route, Routes
 
-from .heads import Head
-from .replies import ReplyHeads
-
-if TYPE_CHECKING:
-    from .connection import Connection
-
-__all__ = ["Together"]
+__all__ = ["Arrival", "Asker", "Together"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -41,8 +36,6 @@ def _none(model: str, version: str) -> int:
 
 # A larger body has its own cost, beside which the rest is small.
 LARGEST: Final = 16 << 10
-# Fewer are as well off on their own; it is two that share a run.
-_FEWEST: Final = 2
 
 _RunRows: TypeAlias = Callable[
     [str, str, Mapping[str, Tensor], int],
@@ -50,13 +43,53 @@ _RunRows: TypeAlias = Callable[
 ]
 
 
-class _Arrival(NamedTuple):
-    connection: Connection
-    head: Head
+class Asker(Protocol):
+    """Who asked: the transport's end of a request that was gathered."""
+
+    @property
+    def waits(self) -> bool:
+        """Whether there is still somebody to answer."""
+        ...
+
+    def caller(self, arrival: Arrival) -> Caller:
+        """Return who is calling, for an authenticator."""
+        ...
+
+    def reply_gathered(self, id: str, body: bytes, json_size: int | None) -> None:
+        """Send the answer.
+
+        Args:
+            id: The request's id.
+            body: The answer.
+            json_size: Bytes of its JSON part where binary tensors follow it, else None.
+        """
+        ...
+
+    def serve_gathered(self, arrival: Arrival) -> None:
+        """Answer the request by itself, the transport's own way."""
+        ...
+
+
+class Arrival(NamedTuple):
+    """A plain inference request that is there as a whole.
+
+    Args:
+        asker: Who asked.
+        route: Where it goes.
+        message: What holds its body, up to its end.
+        start: Where the body begins.
+        json_size: Bytes of the body's JSON part where binary tensors may follow, else None.
+        at: When it came; a point of `time.perf_counter()`.
+        head: The transport's own, for the asker.
+    """
+
+    asker: Asker
+    route: Route
     message: bytes
-    body: int
-    """Where the body begins in the message."""
+    start: int
+    json_size: int | str | None
     at: float
+    head: Any
 
 
 class _Group:
@@ -69,7 +102,7 @@ class _Group:
         self.kind = kind
         self.most = most
         """Most rows of a run."""
-        self.arrivals: list[_Arrival] = []
+        self.arrivals: list[Arrival] = []
         self.rows: list[bytes] = []
         self.took = 0.0
         """Seconds that reading them took."""
@@ -80,44 +113,41 @@ class Together:
 
     Args:
         routes: What answers.
-        replies: Writes heads of replies.
     """
 
-    __slots__ = ("_arrivals", "_most_rows", "_replies", "_routes", "_run_rows", "answered")
+    __slots__ = ("_arrivals", "_most_rows", "_routes", "_run_rows", "answered")
 
-    def __init__(self, routes: Routes, replies: ReplyHeads) -> None:
+    def __init__(self, routes: Routes) -> None:
         self._routes = routes
-        self._replies = replies
         gathering = routes.gathering
         self._most_rows: Callable[[str, str], int] = gathering.most_rows if gathering else _none
         self._run_rows: _RunRows | None = gathering.run_rows if gathering else None
-        self._arrivals: list[_Arrival] = []
+        self._arrivals: list[Arrival] = []
         self.answered = 0
         """Requests that were answered together."""
 
-    def takes(self, head: Head) -> bool:
-        """Tell whether requests with this head may be gathered."""
-        route = head.route
+    def takes(self, route: Route | None, length: int) -> bool:
+        """Tell whether requests without `OPTIONAL_HEADERS` for a route may be gathered.
+
+        Args:
+            route: The route.
+            length: Bytes of the body.
+        """
         return (
             self._run_rows is not None
             and route is not None
             and route.infers
-            and head.plain
-            and 0 < head.length <= min(LARGEST, route.max_body)
+            and 0 < length <= min(LARGEST, route.max_body)
         )
 
-    def add(self, connection: Connection, head: Head, message: bytes, body: int) -> None:
-        """Take a whole request; its connection is told in the loop's next turn."""
+    def add(self, arrival: Arrival) -> None:
+        """Take a request; its asker is told in the loop's next turn."""
         if not self._arrivals:
             asyncio.get_running_loop().call_soon(self._flush)
-        self._arrivals.append(_Arrival(connection, head, message, body, perf_counter()))
+        self._arrivals.append(arrival)
 
     def _flush(self) -> None:
         arrivals, self._arrivals = self._arrivals, []
-        if len(arrivals) < _FEWEST:
-            for arrival in arrivals:
-                self._let_go(arrival)
-            return
         try:
             groups, others = self._grouped(arrivals)
             for group in groups:
@@ -131,21 +161,20 @@ class Together:
             for arrival in arrivals:
                 self._let_go(arrival)
 
-    def _grouped(self, arrivals: list[_Arrival]) -> tuple[list[_Group], list[_Arrival]]:
+    def _grouped(self, arrivals: list[Arrival]) -> tuple[list[_Group], list[Arrival]]:
         """Read the requests; returns groups of those that are as usual, and the others."""
-        others: list[_Arrival] = []
+        others: list[Arrival] = []
         groups: dict[tuple[Route, RowKind], _Group] = {}
         bounds: dict[Route, int] = {}
         group: _Group | None = None
         began = perf_counter()
         for arrival in arrivals:
-            head = arrival.head
-            route: Route = head.route  # type: ignore[assignment]  # `takes` saw to it
+            route = arrival.route
             most = bounds.get(route, -1)
             if most < 0:
                 most = bounds[route] = self._most_rows(route.model, route.version)
-            read = read_row(arrival.message, arrival.body, head.json_size) if most else None
-            if read is None or not arrival.connection.waits:
+            read = read_row(arrival.message, arrival.start, arrival.json_size) if most else None
+            if read is None or not arrival.asker.waits:
                 others.append(arrival)
                 continue
             kind, row = read
@@ -176,27 +205,18 @@ class Together:
                 self._let_go(arrival)
             return
         version, record, bodies, json_size, encoding = ran
-        opening = self._replies.opening(200, JSON if json_size is None else BINARY)
-        model, took = group.route.model, group.took
-        middle = b""
-        if json_size is not None:
-            middle = b"inference-header-content-length: %d\r\n" % json_size
         self.answered += len(arrivals)
         routes, record_exchange = self._routes, self._routes.record
+        model, took = group.route.model, group.took
         for arrival, body, name in zip(arrivals, bodies, names, strict=True):
             exchange = Exchange("http", model, id=routes.new_id())
-            size = len(body)
-            # One write each: the head, and what the answer says.
-            arrival.connection.reply_gathered(
-                b"%b%d\r\nx-request-id: %b\r\n%b\r\n%b"
-                % (opening, size, exchange.id.encode(), middle, body)
-            )
+            arrival.asker.reply_gathered(exchange.id, body, json_size)
             if record_exchange is not None:
                 exchange.version = version
                 exchange.started = exchange.enqueued = arrival.at
                 exchange.principal = name
-                exchange.bytes_in = arrival.head.length
-                exchange.bytes_out = size
+                exchange.bytes_in = len(arrival.message) - arrival.start
+                exchange.bytes_out = len(body)
                 exchange.rows = 1
                 exchange.decode = took
                 exchange.encode = encoding
@@ -225,13 +245,13 @@ class Together:
         bodies, json_size = written
         return version, record, bodies, json_size, (perf_counter() - began) / count
 
-    def _admits(self, route: Route, arrival: _Arrival) -> str | None:
+    def _admits(self, route: Route, arrival: Arrival) -> str | None:
         """Return the name of a caller who may ask, None for one who is to be refused."""
         try:
-            return self._routes.admitted(route, arrival.connection.caller(arrival.head)).name
+            return self._routes.admitted(route, arrival.asker.caller(arrival)).name
         except Exception:  # whatever it was is told where the request is refused
             return None
 
-    def _let_go(self, arrival: _Arrival) -> None:
+    def _let_go(self, arrival: Arrival) -> None:
         """Leave a request to its own way."""
-        arrival.connection.serve_gathered(arrival.head, arrival.message[arrival.body :])
+        arrival.asker.serve_gathered(arrival)
