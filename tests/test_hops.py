@@ -150,7 +150,10 @@ def test_json_request_to_the_application(repository: ModelRepository) -> None:
             "type": "http",
             "method": "POST",
             "path": "/v2/models/add/infer",
-            "headers": [(b"content-type", b"application/json")],
+            "headers": [
+                (b"content-type", b"application/json"),
+                (b"content-length", b"%d" % len(body)),
+            ],
         }
         return app(scope, receive, send)
 
