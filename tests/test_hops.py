@@ -159,5 +159,5 @@ def test_json_request_to_the_application(repository: ModelRepository) -> None:
 
     count, files = count_async(request)
     assert statuses == {200}
-    assert 50 < count <= 110
-    assert files <= 17
+    assert 30 < count <= 75
+    assert files <= 15

@@ -62,6 +62,8 @@ class HTTPServer:
             offer them to requests that come from a web page or through a proxy.
         authenticator: Tells who is calling; None admits everyone.
         max_body_size: Bytes the body of an inference request may have.
+        gather: Whether plain requests of one turn of the event loop, for a model of microseconds,
+            are read, run and answered together.
         drain: Seconds that requests under way get to end when the server stops.
         bound: A listening socket to take instead of binding `http`; it is closed at the end.
 
@@ -91,6 +93,7 @@ class HTTPServer:
         admin: bool | None = None,
         authenticator: Authenticator | None = None,
         max_body_size: int = MAX_BODY_SIZE,
+        gather: bool = True,
         drain: float = 30.0,
         bound: socket.socket | None = None,
     ) -> None:
@@ -110,6 +113,7 @@ class HTTPServer:
             servable,
             tls=tls,
             limits=limits,
+            gather=gather,
             drain=drain,
             admin=_offered(self._address, authenticator) if admin is None else admin,
             authenticator=authenticator,
@@ -182,6 +186,7 @@ def _listener(
     *,
     tls: ssl.SSLContext | None,
     limits: Limits | None,
+    gather: bool,
     drain: float,
     **options: Any,
 ) -> _Listener:
@@ -189,7 +194,9 @@ def _listener(
     if server == "http1":
         from modelserve.transports.http1.server import HTTP1Server
 
-        return HTTP1Server(routes_of(servable, **options), limits=limits, tls=tls, drain=drain)
+        return HTTP1Server(
+            routes_of(servable, **options), limits=limits, tls=tls, drain=drain, gather=gather
+        )
     if server != "uvicorn":
         raise ValueError(f'server is "http1" or "uvicorn", got {server!r}')
     if limits is not None:
@@ -197,7 +204,7 @@ def _listener(
     from modelserve.transports.asgi import ASGIApp
     from modelserve.transports.uvicorn_server import UvicornServer
 
-    return UvicornServer(ASGIApp(servable, **options), tls=tls, drain=drain)
+    return UvicornServer(ASGIApp(servable, gather=gather, **options), tls=tls, drain=drain)
 
 
 def _offered(address: Address, authenticator: Authenticator | None) -> AdminRoutes:
