@@ -55,9 +55,11 @@ _OPENING: Final = re.compile(
     rb'\{(?:"id": ?"([ !#-\[\]-~]{,128})", ?)?'
     rb'(?:"parameters": ?\{"timeout": ?([1-9][0-9]{,15})(?=[,}]))?'
 )
-_Own: TypeAlias = tuple[int, str, int]
-"""Where the opening ends, and the id and the timeout in it. The end is 0 where there is none."""
-_NOTHING: Final[_Own] = (0, "", 0)
+_UNCUT, _AFTER_ID, _AFTER_TIMEOUT = range(3)
+_Own: TypeAlias = tuple[int, str, int, int]
+"""Where the opening ends, the id and the timeout in it, and what it ends with. What follows makes a
+document only behind an opening that ends alike. The end is 0 where there is none."""
+_NOTHING: Final[_Own] = (0, "", 0, _UNCUT)
 
 
 def _own(text: bytes) -> _Own:
@@ -65,7 +67,10 @@ def _own(text: bytes) -> _Own:
     if match is None or match.end() == 1:
         return _NOTHING
     id, timeout = match.groups()
-    return match.end(), id.decode() if id else "", int(timeout) if timeout else 0
+    name = id.decode() if id else ""
+    if timeout:
+        return match.end(), name, int(timeout), _AFTER_TIMEOUT
+    return match.end(), name, 0, _AFTER_ID
 
 
 def _document(rest: bytes, own: _Own) -> Any:
@@ -90,6 +95,7 @@ class _Envelope:
         "all_binary",
         "id",
         "input_parameters",
+        "opening",
         "output_parameters",
         "outputs",
         "parameters",
@@ -100,6 +106,7 @@ class _Envelope:
     )
 
     def __init__(self, document: dict[str, Any], request: InferRequest, own: _Own) -> None:
+        self.opening = own[3]
         # A second id or timeout behind the opening's is the one that counts.
         self.id: str | None = request.id if "id" in document else None
         timeout = 0 if own[2] else (document.get("parameters") or {}).get("timeout", 0)
@@ -121,7 +128,7 @@ class _Envelope:
         """Return a request that shares nothing that can be changed with any other."""
         request = InferRequest(model, inputs)
         request.version = version
-        _, id, timeout = own
+        _, id, timeout, _ = own
         request.id = id if self.id is None else self.id
         if timeout or self.timeout:
             request.deadline = monotonic() + (timeout or self.timeout) / _MICROSECOND
@@ -162,7 +169,9 @@ class RowKind(NamedTuple):
 
 def _kind(envelope: _Envelope, name: str, datatype: str, shape: tuple[int, ...]) -> RowKind | None:
     """Return the kind of a request, where it is one row of numbers and asks for nothing else."""
-    if envelope.rare or envelope.id or envelope.timeout or datatype in ("BOOL", "BYTES", "BF16"):
+    if envelope.rare or envelope.id or envelope.timeout or envelope.opening != _UNCUT:
+        return None
+    if datatype in ("BOOL", "BYTES", "BF16"):
         return None
     if len(shape) < 2 or shape[0] != 1 or 0 in shape:
         return None
@@ -235,7 +244,7 @@ class _Frame:
             data = loads(text)
             if type(data) is not list:
                 return None
-            if len(data) == 1 and self.count > 1:
+            if len(data) == 1 and self.count > 1 and len(self.shape) == 2:
                 data = data[0]
                 if type(data) is not list:
                     return None
@@ -303,7 +312,7 @@ def read_by_head(body: Buffer, length: int, model: str, version: str) -> InferRe
         own = _own(head)
         head = head[own[0] :]
     plan = HEADS.get(head)
-    if not plan or len(body) != length + plan.size:
+    if not plan or len(body) != length + plan.size or plan.envelope.opening != own[3]:
         return None
     # Views keep the whole body. With so short a head that is never much more than the tensors.
     inputs: dict[str, Tensor] = {}
@@ -348,7 +357,9 @@ def read_by_frame(body: Buffer, model: str, version: str) -> InferRequest | None
         return None
     own = _own(body) if body.startswith(OPENINGS) else _NOTHING
     for frame in FRAMES.get(body[own[0] : start]) or ():
-        if frame is not None and body.endswith(frame.suffix):
+        if frame is None or frame.envelope.opening != own[3]:
+            continue
+        if body.endswith(frame.suffix):
             text = body[start + len(_DATA) : len(body) - len(frame.suffix)]
             request = frame.read(text, model, version, own)
             if request is not None:
