@@ -27,8 +27,8 @@ _FIRST_RUNS: Final = 32
 _COMBINE_ABOVE: Final = 12e-6
 _COMBINE_UNTIL: Final = 8e-6
 
-# What a batch costs besides its run, at least: being taken, split, told of.
-_PER_BATCH: Final = 10e-6
+# What a batch costs besides its run, about: a turn of the loop, being taken, split, told of.
+_PER_BATCH: Final = 30e-6
 
 # No size is preferred before so many runs: a handful says little.
 _FEW: Final = 12
@@ -38,6 +38,8 @@ _NEAR: Final = 0.97
 _HYSTERESIS: Final = 0.01
 _BUSY: Final = 0.6
 _GIVEN_AWAY: Final = 0.8
+# Runs shorter than this are not worth it: their callers, on the same cores, are what takes time.
+_BRIEF: Final = 1e-3
 # A remainder is taken along where its own batch would cost this share more.
 _REMAINDER: Final = 0.03
 _REVIEW_EVERY: Final = 16
@@ -417,7 +419,7 @@ class Pacing:
         elif len(sizes) > 1:
             sizes[key] = sizes.pop(key)  # the one used last stands last
         ran = self._ran
-        busy = ran / (ran + self._idle) if ran else 1.0
+        busy = ran / (ran + self._idle) if ran > _BRIEF else 1.0
         learned.learn(size, seconds, busy)
         if learned is not self._any:
             self._any.learn(size, seconds, busy)
