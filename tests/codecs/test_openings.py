@@ -69,3 +69,17 @@ def test_rows_of_more_axes_are_nested_as_their_shape_or_not_at_all(shape: list[i
     with pytest.raises(InvalidInput):
         oip.decode_request(body([flat]), model="m")
     assert read_row(body([flat]), 0, None) is None
+
+
+@pytest.mark.parametrize("size", [-1, 0, "1", 10**18])
+def test_size_that_cannot_be_is_no_row(size: int | str) -> None:
+    head = (
+        b'{"inputs":[{"name":"x","shape":[1,%d],"datatype":"UINT8","parameters":'
+        b'{"binary_data_size":%d}}]}'
+    )
+    count = len(head % (100, 100)) + 2
+    known = head % (count, count)
+    for _ in range(3):
+        oip.decode_request(known + bytes(count), model="m", header_length=len(known))
+    assert read_row(known + bytes(count), 0, len(known)) is not None
+    assert read_row(known + b"!", 0, size) is None

@@ -51,7 +51,7 @@ def read_row(
                 if kind is not None and row is not None:
                     return kind, row
         return None
-    if json_size.__class__ is not int or json_size > _MAX_HEAD:
+    if not isinstance(json_size, int) or not 0 < json_size <= _MAX_HEAD:
         return None
     end = start + json_size
     plan = HEADS.get(message[start:end])
