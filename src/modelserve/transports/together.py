@@ -36,6 +36,9 @@ def _none(model: str, version: str) -> int:
 
 # A larger body has its own cost, beside which the rest is small.
 LARGEST: Final = 16 << 10
+_PAUSE: Final = 1.0
+"""Seconds for which a model is let be whose answers could not be written together: its runs were in
+vain."""
 
 _RunRows: TypeAlias = Callable[
     [str, str, Mapping[str, Tensor], int],
@@ -115,7 +118,7 @@ class Together:
         routes: What answers.
     """
 
-    __slots__ = ("_arrivals", "_most_rows", "_routes", "_run_rows", "answered")
+    __slots__ = ("_arrivals", "_most_rows", "_paused", "_routes", "_run_rows", "answered")
 
     def __init__(self, routes: Routes) -> None:
         self._routes = routes
@@ -123,6 +126,8 @@ class Together:
         self._most_rows: Callable[[str, str], int] = gathering.most_rows if gathering else _none
         self._run_rows: _RunRows | None = gathering.run_rows if gathering else None
         self._arrivals: list[Arrival] = []
+        self._paused: dict[tuple[str, str], float] = {}
+        """Until when, by model and version asked for; only of those that are loaded."""
         self.answered = 0
         """Requests that were answered together."""
 
@@ -172,7 +177,7 @@ class Together:
             route = arrival.route
             most = bounds.get(route, -1)
             if most < 0:
-                most = bounds[route] = self._most_rows(route.model, route.version)
+                most = bounds[route] = self._most(route, began)
             read = read_row(arrival.message, arrival.start, arrival.json_size) if most else None
             if read is None or not arrival.asker.waits:
                 others.append(arrival)
@@ -186,6 +191,12 @@ class Together:
         for group in groups.values():
             group.took = each
         return list(groups.values()), others
+
+    def _most(self, route: Route, now: float) -> int:
+        """Return how many rows for a route may run at once; 0 where none may."""
+        if self._paused and self._paused.get((route.model, route.version), now) > now:
+            return 0
+        return self._most_rows(route.model, route.version)
 
     def _answer(self, group: _Group, start: int, stop: int) -> None:
         arrivals, rows = group.arrivals[start:stop], group.rows[start:stop]
@@ -241,6 +252,7 @@ class Together:
         began = perf_counter()
         written = write_rows(route.model, version, outputs, count, binary=kind.binary)
         if written is None:
+            self._paused[route.model, route.version] = began + _PAUSE
             return None
         bodies, json_size = written
         return version, record, bodies, json_size, (perf_counter() - began) / count

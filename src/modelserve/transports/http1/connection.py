@@ -149,11 +149,14 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """Note that the client closed its side; ours stays open for an answer on its way."""
         self._ended = True
-        busy = self._state in (_BUSY, _GATHERED)
-        if busy and self._transport.get_extra_info("sslcontext") is None:
-            asyncio.get_running_loop().call_later(_HALF_CLOSED, self._leave, self._request)
-            return True
-        return False
+        if self._transport.get_extra_info("sslcontext") is not None:
+            return False
+        if self._state == _HEAD:
+            # What it sent ahead is taken up when it takes what was written.
+            return self._blocked and bool(self._held)
+        if self._request is not None:
+            self._bound_wait()
+        return self._state in (_BUSY, _GATHERED)
 
     def data_received(self, data: bytes) -> None:
         """Take bytes."""
@@ -316,6 +319,8 @@ class Connection(asyncio.Protocol):
                 routes.answer(request, route)
             )
             task.add_done_callback(self._done)
+        if self._ended:
+            self._bound_wait()
 
     @property
     def waits(self) -> bool:
@@ -479,7 +484,11 @@ class Connection(asyncio.Protocol):
             task.cancel()
         self._routes.close(request, 0)
 
-    def _leave(self, request: Request | None) -> None:
+    def _bound_wait(self) -> None:
+        """Give the present request, whose client closed its side, a little longer."""
+        asyncio.get_running_loop().call_later(_HALF_CLOSED, self._leave, self._request)
+
+    def _leave(self, request: Request) -> None:
         if self._request is request and self._state == _BUSY:
             self._transport.abort()
 
