@@ -621,6 +621,42 @@ def test_an_unknown_output_is_the_callers_failure(make):
         predict(batcher, 1, outputs=["q"])
 
 
+class SlowToPost(asyncio.SelectorEventLoop):
+    """A loop whose other threads are held after they woke it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = threading.Event()
+
+    def call_soon_threadsafe(self, *args: Any, **options: Any) -> asyncio.Handle:
+        handle = super().call_soon_threadsafe(*args, **options)
+        self.gate.wait(DEADLOCK)
+        return handle
+
+
+async def adouble(inputs: Any) -> dict[str, Any]:
+    return double(inputs)
+
+
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["thread", "loop"])
+def test_what_is_answered_is_not_under_way_any_more(make, asynchronous):
+    backend: Any = GatedBackend()
+    if asynchronous:
+        backend.traits = Traits(asynchronous=True)
+        backend.run = adouble
+    batcher = make(backend)
+
+    async def main(loop: SlowToPost) -> None:
+        assert await infer(batcher, 1) == [2]
+        try:
+            assert (batcher.queue_depth, batcher.in_flight) == (0, 0)
+        finally:
+            loop.gate.set()
+
+    with asyncio.Runner(loop_factory=SlowToPost) as runner:
+        runner.run(main(runner.get_loop()))
+
+
 # ---------------------------------------------------------------------- nested calls
 
 

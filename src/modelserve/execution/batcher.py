@@ -60,6 +60,10 @@ class BatcherClosed(Exception):
     """The version is being unloaded: the request belongs to another one. Never reaches a caller."""
 
 
+_ONE_ROW: Final = Pending(InferRequest("", {}), {}, 1, None, 0.0)
+"""Stands for a request of which nothing is known yet."""
+
+
 class AdaptiveBatcher(Dispatcher):
     """Runs the requests of all callers on a model version's instances, batched where that is right.
 
@@ -277,6 +281,24 @@ class AdaptiveBatcher(Dispatcher):
         if pacing.watching or self._holding:
             self._note_arrival(pending.cost if self._costed else pending.rows)
 
+    def check(self, deadline: float) -> None:
+        """Refuse what cannot be answered by a deadline; cheap, so ask before a body is decoded.
+
+        Of what comes it is assumed that it is one row, and goes before nobody.
+
+        Args:
+            deadline: A point of `time.monotonic()`.
+
+        Raises:
+            DeadlineExceeded: It is past.
+            Overloaded: What runs and waits would not be done by then.
+        """
+        left = self._check_deadline(deadline)
+        if left >= _LONGEST_TIMER or self.simple or self._idle:
+            return
+        with self._lock:
+            self._judge(_ONE_ROW, left)
+
     def _judge(self, pending: Pending, left: float) -> None:
         """Refuse a request that would not be answered in time, as far as that can be known."""
         pacing = self.pacing
@@ -341,7 +363,9 @@ class AdaptiveBatcher(Dispatcher):
                     self._admit(pending, left)
                     if self.pacing.holds and self._to_hold():
                         self._running += 1
-                        return self._idle.pop(), None
+                        lane = self._idle.pop()
+                        self._vacant.add(lane)
+                        return lane, None
                     batch = self._take("idle")
                 else:
                     if self.pacing.watching:

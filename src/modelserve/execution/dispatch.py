@@ -156,6 +156,8 @@ class Dispatcher:
             simple=self.simple,
         )
         self._running = 0
+        self._vacant: set[Lane] = set()
+        """Lanes that are not idle yet, and whose batch is answered or not taken yet."""
         self._drained = threading.Event()
         self._process = forks.count
 
@@ -183,8 +185,9 @@ class Dispatcher:
 
     @property
     def in_flight(self) -> int:
-        """Batches running."""
-        return self._running
+        """Batches running; one whose callers are being told of it does not count."""
+        with self._lock:
+            return self._running - len(self._vacant)
 
     def open(self) -> None:
         """Let every backend that wants to prepare itself do so, on the thread it will run on."""
@@ -269,6 +272,15 @@ class Dispatcher:
             shape = self._shape(batch.entries[0].key) if self._by_shape else None
             self.pacing.ran_inline(size, seconds, shape)
 
+    def _note_answered(self, lane: Lane, batch: Batch, seconds: float) -> None:
+        """Do as `_note_end` for a lane that is left idle or filled anew after its callers are told.
+
+        They may ask at once whether anything is under way.
+        """
+        with self._lock:
+            self._note_end(lane, batch, seconds)
+            self._vacant.add(lane)
+
     def _await_others(self, reason: str) -> str:
         """Hold a lane back while that pays; under the lock, which others get meanwhile.
 
@@ -331,6 +343,8 @@ class Dispatcher:
         with self._lock:
             if ended is not None:
                 self._note_end(lane, ended, seconds)
+            if self._vacant:
+                self._vacant.discard(lane)
             batch = self._take("next") if self._queue.count else None
             if batch is None:
                 self._leave_idle(lane)
@@ -341,7 +355,9 @@ class Dispatcher:
     def _gathered(self, lane: Lane, reason: str) -> Batch | None:
         """Do as `_next`, on a thread that may wait for those about to come."""
         with self._lock:
-            batch = self._take(self._await_others(reason))
+            reason = self._await_others(reason)
+            self._vacant.discard(lane)
+            batch = self._take(reason)
             if batch is None:
                 self._leave_idle(lane)
             else:
@@ -379,7 +395,9 @@ class Dispatcher:
                 lane = self._idle.pop()
                 self._running += 1
                 short = batch is not None and (self.pacing.tiny or self._short(batch))
-                if batch is not None and not short:
+                if batch is None:
+                    self._vacant.add(lane)
+                elif not short:
                     self._note_start(lane, batch)
             if batch is not None and short:
                 self._run_inline(lane, batch, port)
@@ -447,8 +465,7 @@ class Dispatcher:
         try:
             seconds = self._run(lane, batch)
         finally:
-            with self._lock:
-                self._note_end(lane, batch, seconds)
+            self._note_answered(lane, batch, seconds)
             deliver(batch.entries, None)
             following = self._next(lane)
             if following is not None:
@@ -510,6 +527,7 @@ class Dispatcher:
                     lane.worker.submit(partial(self._work, lane, following))
             except RuntimeError as error:  # the process cannot start a thread any more
                 fail_batch(following, error)
+                self._note_answered(lane, following, -1.0)
                 deliver(following.entries, None)
                 following = self._next(lane)
             else:
@@ -537,8 +555,7 @@ class Dispatcher:
             with suppress(BaseException):
                 seconds = self._run(lane, batch)
             # Told of before the callers are woken, some of whom ask again at once.
-            with self._lock:
-                self._note_end(lane, batch, seconds)
+            self._note_answered(lane, batch, seconds)
             deliver(batch.entries, None)
             batch = self._gathered(lane, "next")
 
@@ -554,8 +571,8 @@ class Dispatcher:
             run.active = False
             del self.runs[lane]
             chain.reset(token)
+            self._note_answered(lane, batch, seconds)
             with self._lock:
-                self._note_end(lane, batch, seconds)
                 held = self.pacing.holds and self._to_hold()
             deliver(batch.entries, None)
             if held:
