@@ -488,7 +488,7 @@ class Connection(asyncio.Protocol):
         """Give the present request, whose client closed its side, a little longer."""
         asyncio.get_running_loop().call_later(_HALF_CLOSED, self._leave, self._request)
 
-    def _leave(self, request: Request) -> None:
+    def _leave(self, request: Request | None) -> None:
         if self._request is request and self._state == _BUSY:
             self._transport.abort()
 
