@@ -803,3 +803,38 @@ def test_timeout_that_is_none_is_refused(value: str) -> None:
     assert reply.status == 400
     told = f'header X-Request-Timeout: expected seconds above 0, got "{value}"'
     assert content(reply) == {"error": told}
+
+
+class Busy(Bare):
+    """Has time for nobody who has less than a minute."""
+
+    def check_deadline(self, model: str, version: str, deadline: float) -> None:
+        if deadline < monotonic() + 60:
+            raise Overloaded(f"no time for {model}", retry_after=2.0)
+
+
+@pytest.mark.parametrize(
+    ("body", "headers"),
+    [
+        (b"what this is, nobody looks at", {"x-request-timeout": "0.5"}),
+        (b'{"parameters":{"timeout":500000},"inputs": nothing', {}),
+        (b'{"id":"mine","parameters":{"timeout":500000},"inputs": nothing', {}),
+    ],
+    ids=["header", "parameter", "behind an id"],
+)
+def test_what_would_be_too_late_is_refused_unread(body: bytes, headers: dict[str, str]) -> None:
+    reply = ask(Routes(Busy()), "POST", INFER, body, headers)
+    assert (reply.status, content(reply)["error"]) == (503, "no time for stub")
+    assert header(reply, "retry-after") == "2"
+
+
+@pytest.mark.parametrize(
+    ("body", "headers"),
+    [
+        (BODY, {"x-request-timeout": "3600"}),
+        (b'{"parameters":{"timeout":3600000000},' + BODY[1:], {}),
+        (BODY, {}),
+    ],
+)
+def test_what_has_time_is_read(body: bytes, headers: dict[str, str]) -> None:
+    assert ask(Routes(Busy()), "POST", INFER, body, headers).status == 200

@@ -33,6 +33,7 @@ __all__ = [
     "RowKind",
     "learn_frame",
     "learn_head",
+    "opening_timeout",
     "read_by_frame",
     "read_by_head",
 ]
@@ -71,6 +72,14 @@ def _own(text: bytes) -> _Own:
     if timeout:
         return match.end(), name, int(timeout), _AFTER_TIMEOUT
     return match.end(), name, 0, _AFTER_ID
+
+
+def opening_timeout(body: Buffer) -> float | None:
+    """Return the seconds that a timeout in a body's opening says, or None."""
+    if type(body) is not bytes or not body.startswith(OPENINGS):
+        return None
+    timeout = _own(body)[2]
+    return timeout / _MICROSECOND if timeout else None
 
 
 def _document(rest: bytes, own: _Own) -> Any:

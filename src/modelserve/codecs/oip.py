@@ -21,7 +21,7 @@ from modelserve.messages import InferRequest, InferResponse, Parameters
 from modelserve.tensors import DATATYPES, Tensor, as_bytes_tensor, datatype_of
 
 from ._json import Buffer, dumps, loads, may_hold_booleans
-from ._plans import learn_frame, learn_head, read_by_frame, read_by_head
+from ._plans import learn_frame, learn_head, opening_timeout, read_by_frame, read_by_head
 from ._templates import write_by_template
 from ._tensors import from_bytes, from_list, shape_of, short, to_bytes, to_list
 
@@ -33,6 +33,7 @@ __all__ = [
     "encode_error",
     "encode_request",
     "encode_response",
+    "peek_timeout",
 ]
 
 HEADER: Final = "inference-header-content-length"
@@ -128,6 +129,17 @@ def _decode_request(
     if outputs is not None:
         _set_outputs(request, outputs)
     return request
+
+
+def peek_timeout(body: Buffer) -> float | None:
+    """Return the seconds a request's parameter `timeout` gives, where it stands first in the body.
+
+    For a transport that refuses what is too late before it reads the rest. None says nothing.
+
+    Args:
+        body: The body; its JSON part, where binary data follows it, is at its beginning.
+    """
+    return opening_timeout(body)
 
 
 def decode_response(body: Buffer, *, header_length: int | str | None = None) -> InferResponse:

@@ -168,6 +168,22 @@ class Answering:
                 exchange.code = code_of(error)
             raise
 
+    def check_deadline(self, model: str, version: str, deadline: float) -> None:
+        """Refuse at once what could not be answered by a deadline, before its body is decoded.
+
+        Args:
+            model: Name of the model.
+            version: Version number or label, or empty.
+            deadline: A point of `time.monotonic()`.
+
+        Raises:
+            DeadlineExceeded: It is past.
+            Overloaded: What runs and waits would not be done by then.
+        """
+        chosen = self._gathered(model, version)
+        if chosen is not None:
+            chosen.batcher.check(deadline)
+
     def most_rows(self, model: str, version: str) -> int:
         """Return how many gathered rows may run at once now; see `protocols.Gathering`."""
         chosen = self._gathered(model, version)

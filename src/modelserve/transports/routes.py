@@ -290,7 +290,8 @@ class Routes:
     Args:
         servable: What answers. Routes whose protocol it lacks (`Catalog`, `Admin`) answer 501.
             With a method `check(model, version)` that raises for what it would refuse, it is asked
-            before a request's body is decompressed and decoded.
+            before a request's body is decompressed and decoded; with `check_deadline(model,
+            version, deadline)` also of requests that say how much time they have.
         admin: Whether load and unload are offered; ``"direct"``: not to requests that come from
             a web page or through a proxy.
         authenticator: Tells who is calling; None lets everyone do everything else.
@@ -326,6 +327,9 @@ class Routes:
             raise ValueError(f"max_body_size is 0 or more bytes, got {max_body_size}")
         self._servable = servable
         self._check: Callable[[str, str], None] | None = getattr(servable, "check", None)
+        self._check_deadline: Callable[[str, str, float], None] | None = getattr(
+            servable, "check_deadline", None
+        )
         self._begin: Any = getattr(servable, "begin", None)
         self.gathering: Gathering | None = None
         """The servable, where it runs rows that a transport gathered."""
@@ -551,6 +555,10 @@ class Routes:
         if not request.plain:
             request.json_size = request.header(oip.HEADER)
             encoding = request.header("content-encoding")
+        if self._check_deadline is not None:
+            seconds = _timeout(request, body)
+            if seconds is not None:
+                self._check_deadline(route.model, route.version, monotonic() + seconds)
         if encoding or len(body) > _CHEAP_BODY:
             self._check_model(route)
             if encoding:
@@ -749,6 +757,18 @@ def _is_visible(text: str) -> bool:
 
 def _reply(status: int, body: bytes | memoryview, request: Request) -> Reply:
     return Reply(status, JSON, [body], len(body), request.id)
+
+
+def _timeout(request: Request, body: Body) -> float | None:
+    """Return the seconds a request has, as far as that can be told without decoding it."""
+    said = None if request.plain else request.header("x-request-timeout")
+    if said is None:
+        return oip.peek_timeout(body)
+    try:
+        seconds = float(said)
+    except ValueError:
+        return None
+    return seconds if 0 < seconds <= _LONGEST_TIMEOUT else None
 
 
 def _set_deadline(message: InferRequest, timeout: str) -> None:
