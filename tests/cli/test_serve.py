@@ -191,7 +191,6 @@ def test_tls_needs_certificate_and_key(command: Cli, models: Path, pems: dict[st
     assert done.stderr == "modelserve serve: TLS needs both --tls-cert and --tls-key\n"
 
 
-
 @posix
 def test_unix_socket(serve: Serve, models: Path) -> None:
     # Its path may have about a hundred characters; pytest's directories take more.
