@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import trustme
+from cryptography.hazmat.primitives import serialization
 
 from modelserve.errors import Unauthenticated
 from modelserve.security.tls import ClientCertificates, server_context
@@ -43,6 +44,7 @@ def test_context_takes_tls_1_2_and_newer(files: dict[str, Path]) -> None:
     context = server_context(files["cert"], files["key"])
     assert context.minimum_version == ssl.TLSVersion.TLSv1_2
     assert context.verify_mode == ssl.CERT_NONE
+    assert context.options & ssl.OP_NO_RENEGOTIATION
 
 
 def test_authorities_make_a_certificate_necessary(files: dict[str, Path]) -> None:
@@ -54,6 +56,22 @@ def test_authorities_make_a_certificate_necessary(files: dict[str, Path]) -> Non
 def test_files_that_do_not_fit_are_named(files: dict[str, Path], cert: str, key: str) -> None:
     with pytest.raises(ValueError, match=f"{cert}.pem, .*{key}.pem: no certificate with its"):
         server_context(files[cert], files[key])
+
+
+def test_key_with_a_passphrase_is_refused_and_nobody_asked_for_it(
+    files: dict[str, Path], tmp_path: Path
+) -> None:
+    key = serialization.load_pem_private_key(files["key"].read_bytes(), password=None)
+    locked = tmp_path / "locked.pem"
+    locked.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"secret"),
+        )
+    )
+    with pytest.raises(ValueError, match="without a passphrase"):
+        server_context(files["cert"], locked)
 
 
 def test_authorities_that_are_none_are_named(files: dict[str, Path]) -> None:
