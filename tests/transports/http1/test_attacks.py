@@ -8,8 +8,14 @@ from typing import Any
 import pytest
 
 import onnx_models
+from modelserve.messages import Exchange
 from modelserve.repository.repository import ModelRepository
+from modelserve.testing import StubModel
+from modelserve.transports.address import Address
 from modelserve.transports.http1 import connection
+from modelserve.transports.http1.limits import Limits
+from modelserve.transports.http1.server import HTTP1Server
+from modelserve.transports.routes import routes_of
 from modelserve.transports.serving import HTTPServer
 from transports.http1.models import Held, large, served, until, wanting_bytes
 from transports.http1.rows import sized
@@ -121,3 +127,36 @@ def test_answers_that_cannot_be_written_together_are_not_made_twice_for_long(
             assert repository.ran == 1
 
     runner.run(main())
+
+
+def test_record_that_fails_stops_neither_the_connection_nor_the_clock(
+    runner: asyncio.Runner, caplog: pytest.LogCaptureFixture
+) -> None:
+    failed: list[Any] = []
+
+    def fail(exchange: Exchange) -> None:
+        raise ArithmeticError("the disk is full")
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, what: failed.append(what))
+        limits = Limits(body_timeout=0.05)
+        server = HTTP1Server(routes_of(StubModel(name="echo"), record=fail), limits=limits)
+        address = Address("127.0.0.1:0")
+        await server.start(address.bind())
+        try:
+            async with peer_of(str(address)) as peer:
+                assert (await peer.ask(sized("a"))).told == "200 a"
+                assert (await peer.ask(sized("b"))).told == "200 b"
+            for _ in range(2):
+                async with peer_of(str(address)) as peer:
+                    await peer.send(sized("a")[:-1])
+                    assert [answer.status for answer in await peer.rest()] == [408]
+        finally:
+            await server.stop()
+            asyncio.get_running_loop().set_exception_handler(None)
+        # The others were logged where the model had answered.
+        assert [type(what["exception"]) for what in failed] == [ArithmeticError] * 2
+
+    runner.run(main())
+    assert "the disk is full" in caplog.text
+    caplog.clear()

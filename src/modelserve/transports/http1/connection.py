@@ -371,12 +371,13 @@ class Connection(asyncio.Protocol):
         if self._ended and not self._held:
             keep = False
         self._write(reply, keep)
+        if keep:
+            self._go_idle()
+        else:
+            self._finish()
+        # Last: whoever records may fail, and the next request is to be answered all the same.
         if request.exchange is not None:
             self._routes.close(request, reply.size)
-        if not keep:
-            self._finish()
-            return
-        self._go_idle()
 
     def _go_idle(self) -> None:
         """Wait for the next request, or take it up if it is here."""
@@ -433,9 +434,9 @@ class Connection(asyncio.Protocol):
         self._held = b""
         self._chunks = None
         self._write(reply, keep=False)
-        self._routes.close(request, reply.size)
         self._state = _LAST
         self._linger()
+        self._routes.close(request, reply.size)
 
     # ------------------------------------------------------------------ ends
 

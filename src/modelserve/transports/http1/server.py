@@ -133,10 +133,11 @@ class HTTP1Server:
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         self.now = now = loop.time()
+        # First: whatever fails below, there is a next time.
+        self._timer = loop.call_later(self._tick, self._look, loop)
         self.replies.turn_clock()
         for connection in [each for each in self._connections if each.due <= now]:
             connection.overdue()
-        self._timer = loop.call_later(self._tick, self._look, loop)
 
     # ------------------------------------------------------------------ the end
 
