@@ -209,7 +209,13 @@ class ASGIApp:
         length = int(said) if said.isascii() and said.isdigit() and len(said) < 10 else 0
         if not self._gathering().takes(route, length):
             return None, None
-        body = await self._body(request, route, receive)
+        try:
+            body = await self._body(request, route, receive)
+        except Exception:
+            self._routes.open(request, route)  # for the record; or because the caller may not ask
+            raise
+        if type(body) is not bytes:  # some servers' are something alike
+            return None, body
         size = request.json_size
         if isinstance(size, str):
             size = int(size) if size.isascii() and size.isdigit() and len(size) < 10 else -1
