@@ -79,8 +79,8 @@ def test_authorities_that_are_none_are_named(files: dict[str, Path]) -> None:
         server_context(files["cert"], files["key"], client_ca=files["text"])
 
 
-def test_missing_file_is_an_os_error(files: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
+def test_missing_file_is_named(files: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nothing\.pem"):
         server_context(tmp_path / "nothing.pem", files["key"])
 
 

@@ -20,6 +20,7 @@ import pytest
 from modelserve.security.authentication import APIKeys
 from modelserve.testing import StubModel
 from modelserve.transports.address import Address
+from modelserve.transports.http1.limits import Limits
 from modelserve.transports.serving import HTTPServer, serve
 from processes import half_a_request, python, wait_until_refused
 
@@ -559,7 +560,10 @@ print(json.dumps({
 
 
 @posix
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])],
+)
 def test_serve_answers_what_is_under_way_at_a_signal_and_returns(
     number: signal.Signals, environment: dict[str, str]
 ) -> None:
@@ -654,3 +658,35 @@ def test_serve_on_a_unix_socket_removes_it_at_the_end(
         _, errors = process.communicate(timeout=10)
     assert process.returncode == 0, errors
     assert not path.exists()
+
+
+def test_serve_inside_a_loop_says_what_to_use_there() -> None:
+    async def main() -> None:
+        with pytest.raises(RuntimeError, match="async with HTTPServer"):
+            serve(StubModel(), http="127.0.0.1:0")
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("limits", "error", "told"),
+    [
+        ({"header_timeout": "3"}, TypeError, "header_timeout is a number, got '3'"),
+        ({"idle_timeout": None}, TypeError, "idle_timeout is a number, got None"),
+        ({"max_headers": True}, TypeError, "max_headers is a number, got True"),
+        ({"body_timeout": 0}, ValueError, "body_timeout is above 0, got 0"),
+        ({"max_connections": -1}, ValueError, "max_connections is above 0, got -1"),
+        ({"write_timeout": float("nan")}, ValueError, "write_timeout is above 0, got nan"),
+    ],
+)
+def test_wrong_limit_is_named(limits: Any, error: type[Exception], told: str) -> None:
+    with pytest.raises(error, match=told):
+        Limits(**limits)
+
+
+def test_limits_are_limits() -> None:
+    wrong: Any = {"max_connections": 3}
+    with pytest.raises(TypeError, match="limits: expected a Limits, got dict"):
+        HTTPServer(StubModel(), limits=wrong)
+    with pytest.raises(ValueError, match="uvicorn has its own"):
+        HTTPServer(StubModel(), server="uvicorn", limits=Limits())

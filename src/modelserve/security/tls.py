@@ -32,6 +32,10 @@ def server_context(
         OSError: A file cannot be read.
         ValueError: A file is not what it should be, or key and certificate do not belong together.
     """
+    for path in (certificate, key, client_ca):
+        if path is not None:
+            with open(path, "rb"):  # ssl's own error would not say which file it was
+                pass
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     # Off by itself from OpenSSL 3 on: it costs the client nothing, and us a handshake each time.

@@ -229,9 +229,9 @@ def serve(
     """Serve over HTTP until SIGINT or SIGTERM, then answer what is under way and return.
 
     For a process that does nothing else: it runs an event loop (uvloop's where installed), handles
-    those two signals, and while it serves sets the interpreter's switch interval to 0.1 ms and
-    keeps the garbage collector away from what was there before. A second signal ends the wait for
-    what is under way.
+    those two signals, and SIGHUP like them unless it is ignored. While it serves, the interpreter's
+    switch interval is 0.1 ms, and the garbage collector keeps away from what was there before. A
+    second signal ends the wait for what is under way.
 
     Args:
         servable: What answers. It is not closed afterwards.
@@ -249,8 +249,10 @@ def serve(
     Raises:
         ImportError: What parses HTTP is not installed.
         OSError: The address cannot be listened on.
+        RuntimeError: It was called inside a running event loop.
         ValueError: As `HTTPServer`.
     """
+    _refuse_running_loop()
     listening = HTTPServer(
         servable,
         http=http,
@@ -274,6 +276,17 @@ def serve(
         sys.setswitchinterval(interval)
 
 
+def _refuse_running_loop() -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise RuntimeError(
+        "serve() runs an event loop of its own, and was called inside one; there, use "
+        "`async with HTTPServer(...)`"
+    )
+
+
 async def _serve(server: HTTPServer, on_ready: Callable[[str], None] | None) -> None:
     stop = asyncio.Event()
 
@@ -291,9 +304,12 @@ async def _serve(server: HTTPServer, on_ready: Callable[[str], None] | None) -> 
 
 @contextlib.contextmanager
 def _on_signals(call: Callable[[], None]) -> Iterator[None]:
-    """Call something on SIGINT and SIGTERM; the handlers there were come back afterwards."""
+    """Call something on the signals that end it; the handlers there were come back afterwards."""
     loop = asyncio.get_running_loop()
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    hangup = getattr(signal, "SIGHUP", None)
+    if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:  # as under nohup
+        numbers.append(hangup)
     before: dict[signal.Signals, Any] = {}
     try:
         for number in numbers:

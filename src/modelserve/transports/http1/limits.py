@@ -22,6 +22,7 @@ class Limits:
             answered 503 and closed.
 
     Raises:
+        TypeError: A bound is no number.
         ValueError: A bound is not above 0.
     """
 
@@ -36,7 +37,11 @@ class Limits:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if value is not None and not value > 0:
+            if value is None and field.name == "max_connections":
+                continue
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise TypeError(f"{field.name} is a number, got {value!r}")
+            if not value > 0:
                 raise ValueError(f"{field.name} is above 0, got {value}")
 
     @property

@@ -65,6 +65,8 @@ class HTTP1Server:
         remember_heads: bool = True,
         gather: bool = True,
     ) -> None:
+        if limits is not None and not isinstance(limits, Limits):
+            raise TypeError(f"limits: expected a Limits, got {type(limits).__name__}")
         self.routes = routes
         self.limits = limits or Limits()
         self.idle_timeout = self.limits.idle_timeout
