@@ -315,7 +315,7 @@ class Signature:
         2
     """
 
-    __slots__ = ("_checks", "_regular", "inputs", "outputs")
+    __slots__ = ("_checks", "inputs", "outputs", "regular")
 
     def __init__(self, inputs: Iterable[TensorSpec], outputs: Iterable[TensorSpec] = ()) -> None:
         self.inputs = tuple(inputs)
@@ -325,10 +325,11 @@ class Signature:
             if len(set(names)) != len(names):
                 raise ValueError(f"two {side}s have the same name: {names}")
         self._checks = tuple(_Check(spec) for spec in self.inputs)
-        self._regular = bool(self._checks) and not any(
+        self.regular = bool(self._checks) and not any(
             check.bytes or check.optional or check.row is None or -1 in check.row
             for check in self._checks
         )
+        """Whether all inputs are numbers, in rows of a shape that is known."""
 
     def __repr__(self) -> str:
         return f"Signature(inputs={list(self.inputs)!r}, outputs={list(self.outputs)!r})"
@@ -348,7 +349,7 @@ class Signature:
         very dtype, with rows on axis 0 and all other sizes known. Where it says -1 the inputs may
         still be right, or be made so: ask `validate`.
         """
-        if not self._regular or len(inputs) != len(self._checks):
+        if not self.regular or len(inputs) != len(self._checks):
             return -1
         rows = -1
         for check in self._checks:

@@ -27,8 +27,11 @@ from ._memo import Memo
 from ._tensors import from_bytes, from_list, number_code, wire_dtype
 
 __all__ = [
+    "DATA",
     "FRAMES",
     "HEADS",
+    "MAX_FRAMED",
+    "MAX_HEAD",
     "OPENINGS",
     "RowKind",
     "learn_frame",
@@ -38,13 +41,13 @@ __all__ = [
     "read_by_head",
 ]
 
-_MAX_HEAD: Final = 1024
+MAX_HEAD: Final = 1024
 """Bytes of JSON before or after the data that a plan may be for."""
-_MAX_FRAMED: Final = 16384
+MAX_FRAMED: Final = 16384
 # Beyond this the data's own cost is all that matters.
 _MAX_FRAMES: Final = 4
 """Frames that begin alike."""
-_DATA: Final = b'"data":'
+DATA: Final = b'"data":'
 _MICROSECOND: Final = 1_000_000
 _ALL_BINARY: Final = {"": {"binary_data": True}}
 
@@ -309,7 +312,7 @@ def read_by_head(body: Buffer, length: int, model: str, version: str) -> InferRe
     Raises:
         InvalidInput: An element is wrong (BOOL, BYTES), as the plain decoding says it.
     """
-    if length > _MAX_HEAD:
+    if length > MAX_HEAD:
         return None
     if type(body) is bytes:
         head = body[:length]
@@ -335,7 +338,7 @@ def read_by_head(body: Buffer, length: int, model: str, version: str) -> InferRe
 
 def learn_head(body: Buffer, length: int, request: InferRequest) -> None:
     """Note a head whose body was decoded to `request`; plan for it when it came before."""
-    if length > _MAX_HEAD:
+    if length > MAX_HEAD:
         return
     head = bytes(body[:length])
     own = _own(head)
@@ -359,9 +362,9 @@ def read_by_frame(body: Buffer, model: str, version: str) -> InferRequest | None
     a valid document around one list makes the same document around any other: so the data may be
     parsed alone.
     """
-    if type(body) is not bytes or len(body) > _MAX_FRAMED:
+    if type(body) is not bytes or len(body) > MAX_FRAMED:
         return None
-    start = body.find(_DATA, 0, _MAX_HEAD)
+    start = body.find(DATA, 0, MAX_HEAD)
     if start < 0:
         return None
     own = _own(body) if body.startswith(OPENINGS) else _NOTHING
@@ -369,7 +372,7 @@ def read_by_frame(body: Buffer, model: str, version: str) -> InferRequest | None
         if frame is None or frame.envelope.opening != own[3]:
             continue
         if body.endswith(frame.suffix):
-            text = body[start + len(_DATA) : len(body) - len(frame.suffix)]
+            text = body[start + len(DATA) : len(body) - len(frame.suffix)]
             request = frame.read(text, model, version, own)
             if request is not None:
                 return request
@@ -381,16 +384,16 @@ def learn_frame(body: Buffer, request: InferRequest) -> None:
 
     At most four plans are made, or tried in vain, for frames that begin alike.
     """
-    if type(body) is not bytes or len(body) > _MAX_FRAMED:
+    if type(body) is not bytes or len(body) > MAX_FRAMED:
         return
-    start = body.find(_DATA, 0, _MAX_HEAD)
+    start = body.find(DATA, 0, MAX_HEAD)
     if start < 0:
         return
     own = _own(body)
     prefix = body[own[0] : start]
     known = FRAMES.get(prefix) or ()
     if len(known) < _MAX_FRAMES and (known or FRAMES.due(prefix)):
-        frames = (*known, _frame(body[own[0] :], len(prefix) + len(_DATA), request, own))
+        frames = (*known, _frame(body[own[0] :], len(prefix) + len(DATA), request, own))
         size = len(prefix) + sum(len(frame.suffix) for frame in frames if frame is not None)
         FRAMES.keep(prefix, frames, size=size)
 
@@ -408,7 +411,7 @@ def _frame(rest: bytes, start: int, request: InferRequest, own: _Own) -> _Frame 
             innermost = innermost[0] if innermost else None
         end = rest.find(closing, start) + len(closing)
         suffix = rest[end:]
-        if len(suffix) > _MAX_HEAD:
+        if len(suffix) > MAX_HEAD:
             return None
         # Proof that it was the data that was cut out: the rest is the same around any other list.
         for other in ([0], [1]):

@@ -17,14 +17,10 @@ from modelserve.tensors import Tensor
 
 from ._json import dumps
 from ._memo import Memo
-from ._plans import FRAMES, HEADS, OPENINGS, RowKind
+from ._plans import DATA, FRAMES, HEADS, MAX_FRAMED, MAX_HEAD, OPENINGS, RowKind
 from ._templates import row_pieces
 
 __all__ = ["RowKind", "read_row", "write_rows"]
-
-_DATA: Final = b'"data":'
-_MAX_HEAD: Final = 1024
-_MAX_FRAMED: Final = 16384
 
 
 def read_row(
@@ -38,20 +34,20 @@ def read_row(
         json_size: Bytes of its JSON part where binary data may follow, else None.
     """
     if json_size is None:
-        if len(message) - start > _MAX_FRAMED:
+        if len(message) - start > MAX_FRAMED:
             return None
-        data = message.find(_DATA, start, start + _MAX_HEAD)
+        data = message.find(DATA, start, start + MAX_HEAD)
         if data < 0 or message.startswith(OPENINGS, start):
             return None
         for frame in FRAMES.get(message[start:data]) or ():
             if frame is not None and message.endswith(frame.suffix):
-                text = message[data + len(_DATA) : len(message) - len(frame.suffix)]
+                text = message[data + len(DATA) : len(message) - len(frame.suffix)]
                 kind = frame.kind
                 row = frame.read_row(text) if kind is not None else None
                 if kind is not None and row is not None:
                     return kind, row
         return None
-    if not isinstance(json_size, int) or not 0 < json_size <= _MAX_HEAD:
+    if not isinstance(json_size, int) or not 0 < json_size <= MAX_HEAD:
         return None
     end = start + json_size
     plan = HEADS.get(message[start:end])

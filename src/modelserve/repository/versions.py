@@ -124,7 +124,7 @@ class ModelVersion:
         # Exact arrays, within this bound, for all outputs: they need no further look, and share
         # batches without one. Saves 0.5 us of validation and batch key.
         self._plain_rows = signature.rows_of
-        plain = not traits.streams and not traits.context
+        plain = signature.regular and not traits.streams and not traits.context
         self._most_plain = batcher.max_batch_size if plain else 0
         self._streams = (
             StreamSlots(traits.concurrency * len(batcher.backends), model=model)

@@ -205,14 +205,18 @@ class ASGIApp:
         """
         route = self._routes.find(request.method, request.path)
         said = request.header("content-length") or ""
-        # Its body is read before its caller is known: by its length it is a small one.
         length = int(said) if said.isascii() and said.isdigit() and len(said) < 10 else 0
         if not self._gathering().takes(route, length):
             return None, None
+        if self._routes.authenticates:
+            try:
+                self._routes.admitted(route, request)
+            except Exception:  # it is told where the request is refused
+                return None, None
         try:
             body = await self._body(request, route, receive)
         except Exception:
-            self._routes.open(request, route)  # for the record; or because the caller may not ask
+            self._routes.open(request, route)  # for the record
             raise
         if type(body) is not bytes:  # some servers' are something alike
             return None, body

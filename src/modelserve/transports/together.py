@@ -13,16 +13,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
 from time import perf_counter
-from typing import Any, Final, NamedTuple, Protocol, TypeAlias
+from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 
 from modelserve.codecs.oip_rows import RowKind, read_row, write_rows
 from modelserve.messages import BatchRecord, Exchange
 from modelserve.protocols import Caller
-from modelserve.tensors import Tensor
 from modelserve.transports.routes import Route, Routes
 
 __all__ = ["Arrival", "Asker", "Together"]
@@ -30,20 +28,11 @@ __all__ = ["Arrival", "Asker", "Together"]
 _LOG = logging.getLogger(__name__)
 
 
-def _none(model: str, version: str) -> int:
-    return 0
-
-
 # A larger body has its own cost, beside which the rest is small.
 LARGEST: Final = 16 << 10
 _PAUSE: Final = 1.0
 """Seconds for which a model is let be whose answers could not be written together: its runs were in
 vain."""
-
-_RunRows: TypeAlias = Callable[
-    [str, str, Mapping[str, Tensor], int],
-    tuple[str, Mapping[str, Tensor], BatchRecord] | None,
-]
 
 
 class Asker(Protocol):
@@ -118,13 +107,11 @@ class Together:
         routes: What answers.
     """
 
-    __slots__ = ("_arrivals", "_most_rows", "_paused", "_routes", "_run_rows", "answered")
+    __slots__ = ("_arrivals", "_gathering", "_paused", "_routes", "answered")
 
     def __init__(self, routes: Routes) -> None:
         self._routes = routes
-        gathering = routes.gathering
-        self._most_rows: Callable[[str, str], int] = gathering.most_rows if gathering else _none
-        self._run_rows: _RunRows | None = gathering.run_rows if gathering else None
+        self._gathering = routes.gathering
         self._arrivals: list[Arrival] = []
         self._paused: dict[tuple[str, str], float] = {}
         """Until when, by model and version asked for; only of those that are loaded."""
@@ -139,7 +126,7 @@ class Together:
             length: Bytes of the body.
         """
         return (
-            self._run_rows is not None
+            self._gathering is not None
             and route is not None
             and route.infers
             and 0 < length <= min(LARGEST, route.max_body)
@@ -194,9 +181,11 @@ class Together:
 
     def _most(self, route: Route, now: float) -> int:
         """Return how many rows for a route may run at once; 0 where none may."""
-        if self._paused and self._paused.get((route.model, route.version), now) > now:
+        gathering = self._gathering
+        paused = self._paused and self._paused.get((route.model, route.version), now) > now
+        if paused or gathering is None:
             return 0
-        return self._most_rows(route.model, route.version)
+        return gathering.most_rows(route.model, route.version)
 
     def _answer(self, group: _Group, start: int, stop: int) -> None:
         arrivals, rows = group.arrivals[start:stop], group.rows[start:stop]
@@ -238,12 +227,11 @@ class Together:
         self, group: _Group, rows: list[bytes]
     ) -> tuple[str, BatchRecord, list[bytes], int | None, float] | None:
         """Run joined rows and return what the answers are made of."""
-        kind, route, run_rows = group.kind, group.route, self._run_rows
-        if run_rows is None:
-            return None
+        kind, route, gathering = group.kind, group.route, self._gathering
+        assert gathering is not None  # or nothing would have been gathered
         count = len(rows)
         joined: Any = np.frombuffer(b"".join(rows), kind.dtype)
-        ran = run_rows(
+        ran = gathering.run_rows(
             route.model, route.version, {kind.name: joined.reshape(count, *kind.row)}, count
         )
         if ran is None:

@@ -121,6 +121,8 @@ class HTTP1Server:
         most = self.limits.max_connections
         if most is None or len(self._connections) - len(self._turned_away) <= most:
             return True
+        if len(self._turned_away) >= most:
+            connection.abort()  # not even a refusal: who comes in such numbers reads none
         self._turned_away.add(connection)
         return False
 
