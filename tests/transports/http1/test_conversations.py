@@ -403,6 +403,23 @@ def test_who_was_turned_away_takes_no_place(runner: asyncio.Runner) -> None:
     runner.run(main())
 
 
+def test_a_crowd_that_is_turned_away_is_cut_off(runner: asyncio.Runner) -> None:
+    async def main() -> None:
+        async with (
+            served(limits=Limits(max_connections=1)) as server,
+            peer_of(server.url) as first,
+        ):
+            assert (await first.ask(get())).status == 404
+            async with peer_of(server.url) as second:
+                assert (await second.answer()).status == 503
+                async with peer_of(server.url) as third:
+                    with suppress(ConnectionError):
+                        assert await third.rest() == []
+            assert (await first.ask(get())).status == 404
+
+    runner.run(main())
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts system calls' effect")
 def test_an_answer_is_sent_at_once(runner: asyncio.Runner) -> None:
     """Head and body of a small answer are one piece: no delayed acknowledgement comes between."""

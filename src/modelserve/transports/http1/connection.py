@@ -117,6 +117,9 @@ class Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         self.certificate = transport.get_extra_info("peercert") or None
         if not self._server.opened(self):
+            if self._transport.is_closing():
+                self._state = _LAST
+                return
             error = Overloaded("the server has all the connections it takes", retry_after=1.0)
             self._refuse(error, close=True)
         elif self._server.draining and not self._server.lingering:
