@@ -199,6 +199,23 @@ def test_threads_wait_for_each_other_within_the_delay(make, pool):
     assert backend.sizes == [2]
 
 
+@pytest.mark.parametrize("way", ["adaptive", "simple"])
+def test_a_delay_ends_before_a_deadline(make, way):
+    batcher = make(GatedBackend(), max_queue_delay=60.0, batcher=way)
+
+    async def main() -> list[list[float]]:
+        async def ask(number: float, timeout: float) -> list[float]:
+            request = InferRequest("m", rows(number), timeout=timeout)
+            return (await batcher.submit(request, rows(number), 1))["y"].ravel().tolist()
+
+        # The second comes into a hold that for the first alone would last a minute.
+        first = asyncio.create_task(ask(1, 120.0))
+        await asyncio.sleep(0.01)
+        return await asyncio.gather(first, ask(2, 1.0))
+
+    assert asyncio.run(main()) == [[2], [4]]
+
+
 def test_closing_ends_a_delay(make, pool):
     batcher = make(backend := GatedBackend(), max_queue_delay=60.0)
     waiting = queue_up(batcher, pool, 1)

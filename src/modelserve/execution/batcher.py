@@ -279,7 +279,8 @@ class AdaptiveBatcher(Dispatcher):
             self._judge(pending, left)
         self._queue.push(pending)
         if pacing.watching or self._holding:
-            self._note_arrival(pending.cost if self._costed else pending.rows)
+            rows = pending.cost if self._costed else pending.rows
+            self._note_arrival(rows, pending.deadline is not None)
 
     def check(self, deadline: float) -> None:
         """Refuse what cannot be answered by a deadline; cheap, so ask before a body is decoded.

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from math import inf
 from time import monotonic, perf_counter
 from typing import Final, Literal
 
@@ -35,6 +36,10 @@ from modelserve.protocols import Backend, Traits
 from modelserve.tensors import Tensor
 
 __all__ = ["Dispatcher", "check_batcher", "forks"]
+
+# A hold ends so many runs, and so many seconds, before a deadline of those who wait.
+_RUNS_BEFORE: Final = 2.0
+_LATE: Final = 2e-3
 
 # A coroutine that is alone runs its requests where it makes them; after so many seconds of it one
 # takes a turn of the loop, so that others get theirs and are seen.
@@ -289,9 +294,8 @@ class Dispatcher:
         """
         queue, pacing = self._queue, self.pacing
         while pacing.holds and queue.count and not self._closed:
-            key, waiting, oldest = queue.head()
             now = perf_counter()
-            until = pacing.hold(now, waiting, oldest, self._shape(key))
+            until = self._held_until(now)
             if until <= now:
                 break
             reason = pacing.why
@@ -304,16 +308,31 @@ class Dispatcher:
         """Tell whether the next batch is to be held back; under the lock."""
         if not self._queue.count or self._closed:
             return False
-        key, waiting, oldest = self._queue.head()
         now = perf_counter()
-        return self.pacing.hold(now, waiting, oldest, self._shape(key)) > now
+        return self._held_until(now) > now
 
-    def _note_arrival(self, rows: int) -> None:
-        """Tell those who watch or wait for arrivals; under the lock."""
+    def _held_until(self, now: float) -> float:
+        """Return until when to wait for others: while nobody's deadline is put at risk."""
+        key, waiting, oldest = self._queue.head()
+        shape = self._shape(key)
+        until = self.pacing.hold(now, waiting, oldest, shape)
+        deadline = self._queue.first_deadline() if until > now else inf
+        if deadline < inf:
+            run = self.pacing.expected(waiting, shape) or 0.0
+            until = min(until, now + deadline - self.clock() - _RUNS_BEFORE * run - _LATE)
+        return until
+
+    def _note_arrival(self, rows: int, hurried: bool = False) -> None:
+        """Tell those who watch or wait for arrivals; under the lock.
+
+        Args:
+            rows: What came.
+            hurried: Whether it has a deadline, for which a hold may have to end sooner.
+        """
         pacing = self.pacing
         if pacing.watching:
             pacing.arrived(perf_counter(), rows)
-        if self._holding and self._queue.waiting >= pacing.target:
+        if self._holding and (hurried or self._queue.waiting >= pacing.target):
             self._arrival.notify_all()
 
     def _too_late(self) -> DeadlineExceeded:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_left, insort
 from collections.abc import Hashable, Mapping, Sequence
-from math import prod
+from math import inf, prod
 from operator import attrgetter
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
@@ -331,6 +331,18 @@ class PendingQueue:
     def only_from(self, port: LoopPort) -> bool:
         """Tell whether nobody waits but requests of this event loop."""
         return all(entry.port is port for group in self._groups.values() for entry in group)
+
+    def first_deadline(self) -> float:
+        """Return the earliest deadline of all that wait; infinity where nobody has one."""
+        return min(
+            (
+                pending.deadline
+                for group in self._groups.values()
+                for pending in group
+                if pending.deadline is not None
+            ),
+            default=inf,
+        )
 
     def drain(self) -> list[Pending]:
         """Take everything out, in order."""
