@@ -204,8 +204,8 @@ def test_a_delay_ends_before_a_deadline(make, way):
     batcher = make(GatedBackend(), max_queue_delay=60.0, batcher=way)
 
     async def main() -> list[list[float]]:
-        async def ask(number: float, timeout: float) -> list[float]:
-            request = InferRequest("m", rows(number), timeout=timeout)
+        async def ask(number: float, seconds: float) -> list[float]:
+            request = InferRequest("m", rows(number), timeout=seconds)
             return (await batcher.submit(request, rows(number), 1))["y"].ravel().tolist()
 
         # The second comes into a hold that for the first alone would last a minute.
