@@ -203,7 +203,7 @@ def test_the_simple_way_judges_nothing():
     assert pacing.limit(50) == 64
     assert pacing.admits(0.0, 1e-9, ahead=1000, size=1)
     assert pacing.lead(64) == 0.0
-    assert [pacing.watching, pacing.holds, pacing.combines] == [False, False, False]
+    assert [pacing.watching, pacing.holds] == [False, False]
 
 
 # ------------------------------------------------------------------ where it runs
@@ -240,16 +240,6 @@ def test_between_the_two_bounds_nothing_changes_sides():
     pacing.learn(8, 900e-6)
     assert not pacing.inline(8)
     assert not pacing.inline(1)
-
-
-def test_threads_share_runs_only_where_a_run_costs_more_than_a_hand_over():
-    tiny, wide = Pacing(BatchBounds(64)), Pacing(BatchBounds(64))
-    for pacing, model in ((tiny, affine(4e-6, 0.3e-6)), (wide, affine(1e-3, 1e-5))):
-        for rows in (1, 64):
-            pacing.learn(rows, model(rows))
-    assert not tiny.combines
-    assert wide.combines
-    assert tiny.fixed() == pytest.approx(4e-6, rel=0.01)
 
 
 # ------------------------------------------------------------------ waiting

@@ -23,10 +23,6 @@ _INLINE_BELOW: Final = 100e-6
 _INLINE_UNTIL: Final = 200e-6
 _FIRST_RUNS: Final = 32
 
-# What a hand-over between threads costs, about: sharing a run has to save more.
-_COMBINE_ABOVE: Final = 12e-6
-_COMBINE_UNTIL: Final = 8e-6
-
 # What a batch costs besides its run, about: a turn of the loop, being taken, split, told of.
 _PER_BATCH: Final = 30e-6
 
@@ -316,7 +312,6 @@ class Pacing:
         self.tiny = False
         """Whether even the largest batch is short, whatever its shape: no other question pays."""
         self._inline_runs = 0
-        self._combines = True
         self._sizes: dict[Hashable, BatchSize] = {}
         self._any = BatchSize(self._most)
         """Over all shapes: what stands for one not seen yet."""
@@ -454,28 +449,6 @@ class Pacing:
     def expected(self, size: int, key: Hashable = None) -> float | None:
         """Predict the seconds of a run; None while nothing was measured."""
         return (self._sizes.get(key) or self._any).times.predict(size)
-
-    @property
-    def combines(self) -> bool:
-        """Whether threads gain by sharing runs: a run's fixed part outweighs a hand-over."""
-        if self._simple or self._most <= 1:
-            return False
-        fixed = self.fixed()
-        if fixed is not None:
-            self._combines = fixed > (_COMBINE_UNTIL if self._combines else _COMBINE_ABOVE)
-        return self._combines
-
-    def fixed(self, key: Hashable = None) -> float | None:
-        """Estimate the seconds of a run that do not depend on its size; None while unknown."""
-        times = (self._sizes.get(key) or self._any).times
-        one = times.predict(1)
-        sizes = times.sizes
-        if one is None or not sizes:
-            return None
-        most, longest, _ = sizes[-1]
-        if most == 1:
-            return one
-        return max(0.0, one - max(0.0, longest - one) / (most - 1))
 
     # ------------------------------------------------------------------ waiting for callers
 
