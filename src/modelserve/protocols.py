@@ -21,6 +21,7 @@ __all__ = [
     "Gathering",
     "Observer",
     "Policy",
+    "RowRunner",
     "Servable",
     "State",
     "Store",
@@ -166,31 +167,50 @@ class VersionInfo:
     metadata: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
-class Gathering(Protocol):
-    """Runs rows that a transport gathered from many requests; a `Servable` may be one, too.
+class RowRunner(Protocol):
+    """Runs rows that a transport gathered from many requests for one version of a model.
 
-    For what takes microseconds, where a request's own way costs more than its run. None of it needs
-    to succeed: requests that cannot be answered so go to `begin` or `infer`.
+    None of it needs to succeed: requests that cannot be answered so go to `begin` or `infer`.
     """
 
-    def most_rows(self, model: str, version: str) -> int:
-        """Return how many rows may run at once now, on this thread; 0 where none may."""
+    @property
+    def version(self) -> str:
+        """The version that answers."""
+        ...
+
+    @property
+    def most_rows(self) -> int:
+        """How many rows may run at once now, on this thread; 0 where none may."""
         ...
 
     def run_rows(
-        self, model: str, version: str, inputs: Mapping[str, Tensor], rows: int
-    ) -> tuple[str, Mapping[str, Tensor], BatchRecord] | None:
+        self, inputs: Mapping[str, Tensor], rows: int
+    ) -> tuple[Mapping[str, Tensor], BatchRecord] | None:
         """Run rows on this thread, an event loop's.
+
+        Args:
+            inputs: The requests' inputs joined, not validated yet; axis 0 has `rows` rows.
+            rows: How many there are.
+
+        Returns:
+            The outputs, and the record of the batch. None where the requests are to go their usual
+            way, whatever the reason: nothing came of it.
+        """
+        ...
+
+
+class Gathering(Protocol):
+    """Runs gathered rows where that pays; a `Servable` may be one, too.
+
+    For what takes microseconds, where a request's own way costs more than its run.
+    """
+
+    def row_runner(self, model: str, version: str) -> RowRunner | None:
+        """Return what runs rows for a model now; None where every request goes its own way.
 
         Args:
             model: Name of the model.
             version: Version number or label the requests name, or empty.
-            inputs: Their inputs joined, not validated yet; axis 0 has `rows` rows.
-            rows: How many there are.
-
-        Returns:
-            The version that answered, the outputs, and the record of the batch. None where the
-            requests are to go their usual way, whatever the reason: nothing came of it.
         """
         ...
 

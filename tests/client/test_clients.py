@@ -204,6 +204,20 @@ def secure(serve: Serve, authority: trustme.CA, tmp_path: Path) -> str:
     return serve(ASGIApp(stub()), ssl_keyfile=str(key), ssl_certfile=str(chain))
 
 
+def test_tls_with_a_file_of_authorities(
+    ask: Ask, secure: str, authority: trustme.CA, tmp_path: Path
+) -> None:
+    file = tmp_path / "authorities.pem"
+    authority.cert_pem.write_to_path(str(file))
+    assert ask(secure, "ready", options={"verify": file}) is True
+    assert ask(secure, "ready", options={"verify": str(file)}) is True
+
+
+def test_verify_of_another_type_is_refused() -> None:
+    with pytest.raises(TypeError, match="verify is True, False, a file of authorities or an"):
+        Client("https://127.0.0.1:1", verify=1)  # type: ignore[arg-type]
+
+
 def test_tls_with_a_known_authority(ask: Ask, secure: str, authority: trustme.CA) -> None:
     context = ssl.create_default_context()
     authority.configure_trust(context)

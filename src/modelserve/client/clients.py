@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
@@ -49,7 +50,7 @@ class Client:
         api_key: Sent as ``Authorization: Bearer``.
         headers: Sent with every request.
         verify: For https: True for the system's authorities, False for none (any certificate
-            passes), or an `ssl.SSLContext`.
+            passes), a PEM file of the authorities to trust, or an `ssl.SSLContext`.
         max_connections: Open at once; further calls wait for one.
         max_response_size: Bytes; a larger answer is refused.
 
@@ -72,7 +73,7 @@ class Client:
         binary: bool = True,
         api_key: str | None = None,
         headers: Mapping[str, str] | None = None,
-        verify: bool | ssl.SSLContext = True,
+        verify: bool | str | os.PathLike[str] | ssl.SSLContext = True,
         max_connections: int = _MAX_CONNECTIONS,
         max_response_size: int = _MAX_RESPONSE_SIZE,
     ) -> None:
@@ -241,7 +242,7 @@ class AsyncClient:
         binary: bool = True,
         api_key: str | None = None,
         headers: Mapping[str, str] | None = None,
-        verify: bool | ssl.SSLContext = True,
+        verify: bool | str | os.PathLike[str] | ssl.SSLContext = True,
         max_connections: int = _MAX_CONNECTIONS,
         max_response_size: int = _MAX_RESPONSE_SIZE,
     ) -> None:
@@ -400,13 +401,19 @@ def _request(
     )
 
 
-def _ssl_context(core: Core, verify: bool | ssl.SSLContext) -> ssl.SSLContext | None:
+def _ssl_context(
+    core: Core, verify: bool | str | os.PathLike[str] | ssl.SSLContext
+) -> ssl.SSLContext | None:
     if isinstance(verify, ssl.SSLContext):
         return verify
+    if not isinstance(verify, bool | str | os.PathLike):
+        raise TypeError(
+            f"verify is True, False, a file of authorities or an ssl.SSLContext, got {verify!r}"
+        )
     if core.origin[0] != "https":
         return None
-    context = ssl.create_default_context()
-    if not verify:
+    context = ssl.create_default_context(cafile=None if isinstance(verify, bool) else verify)
+    if verify is False:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context

@@ -19,7 +19,7 @@ from typing import Any, Final
 from modelserve.errors import LoadError, ServeError
 from modelserve.execution.batcher import BatcherClosed
 from modelserve.execution.waiting import Awaited, Done, code_of
-from modelserve.messages import BatchRecord, Exchange, InferRequest, InferResponse, Parameters
+from modelserve.messages import Exchange, InferRequest, InferResponse, Parameters
 from modelserve.protocols import Ticket
 from modelserve.repository.control import Control
 from modelserve.repository.models import ModelEntry
@@ -180,24 +180,12 @@ class Answering:
             DeadlineExceeded: It is past.
             Overloaded: What runs and waits would not be done by then.
         """
-        chosen = self._gathered(model, version)
+        chosen = self.row_runner(model, version)
         if chosen is not None:
             chosen.batcher.check(deadline)
 
-    def most_rows(self, model: str, version: str) -> int:
-        """Return how many gathered rows may run at once now; see `protocols.Gathering`."""
-        chosen = self._gathered(model, version)
-        return 0 if chosen is None else chosen.most_rows
-
-    def run_rows(
-        self, model: str, version: str, inputs: Mapping[str, Tensor], rows: int
-    ) -> tuple[str, Mapping[str, Tensor], BatchRecord] | None:
-        """Run rows that a transport gathered from requests; see `protocols.Gathering`."""
-        chosen = self._gathered(model, version)
-        ran = None if chosen is None else chosen.run_rows(inputs, rows)
-        return None if chosen is None or ran is None else (chosen.version, *ran)
-
-    def _gathered(self, model: str, version: str) -> ModelVersion | None:
+    def row_runner(self, model: str, version: str) -> ModelVersion | None:
+        """Return what runs rows that a transport gathered; see `protocols.Gathering`."""
         entry = self._entries.get(model)
         if entry is None or (entry.policy is not None and not version):
             return None  # a policy chooses for each request

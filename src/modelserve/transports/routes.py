@@ -333,7 +333,7 @@ class Routes:
         self._begin: Any = getattr(servable, "begin", None)
         self.gathering: Gathering | None = None
         """The servable, where it runs rows that a transport gathered."""
-        if hasattr(servable, "run_rows"):
+        if hasattr(servable, "row_runner"):
             self.gathering = cast(Gathering, servable)
         self.authenticates = authenticator is not None
         self._admin = admin

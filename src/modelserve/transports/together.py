@@ -20,7 +20,7 @@ import numpy as np
 
 from modelserve.codecs.oip_rows import RowKind, read_row, write_rows
 from modelserve.messages import BatchRecord, Exchange
-from modelserve.protocols import Caller
+from modelserve.protocols import Caller, RowRunner
 from modelserve.transports.routes import Route, Routes
 
 __all__ = ["Arrival", "Asker", "Together"]
@@ -87,11 +87,12 @@ class Arrival(NamedTuple):
 class _Group:
     """Arrivals that differ in their data alone."""
 
-    __slots__ = ("arrivals", "kind", "most", "route", "rows", "took")
+    __slots__ = ("arrivals", "kind", "most", "route", "rows", "runner", "took")
 
-    def __init__(self, route: Route, kind: RowKind, most: int) -> None:
+    def __init__(self, route: Route, kind: RowKind, runner: RowRunner, most: int) -> None:
         self.route = route
         self.kind = kind
+        self.runner = runner
         self.most = most
         """Most rows of a run."""
         self.arrivals: list[Arrival] = []
@@ -157,21 +158,24 @@ class Together:
         """Read the requests; returns groups of those that are as usual, and the others."""
         others: list[Arrival] = []
         groups: dict[tuple[Route, RowKind], _Group] = {}
-        bounds: dict[Route, int] = {}
+        runners: dict[Route, tuple[RowRunner | None, int]] = {}
         group: _Group | None = None
         began = perf_counter()
         for arrival in arrivals:
             route = arrival.route
-            most = bounds.get(route, -1)
-            if most < 0:
-                most = bounds[route] = self._most(route, began)
+            found = runners.get(route)
+            if found is None:
+                found = runners[route] = self._runner(route, began)
+            runner, most = found
             read = read_row(arrival.message, arrival.start, arrival.json_size) if most else None
-            if read is None or not arrival.asker.waits:
+            if read is None or runner is None or not arrival.asker.waits:
                 others.append(arrival)
                 continue
             kind, row = read
             if group is None or kind is not group.kind or route is not group.route:
-                group = groups.setdefault((route, kind), _Group(route, kind, most))
+                group = groups.get((route, kind))
+                if group is None:
+                    group = groups[route, kind] = _Group(route, kind, runner, most)
             group.arrivals.append(arrival)
             group.rows.append(row)
         each = (perf_counter() - began) / len(arrivals)
@@ -179,13 +183,14 @@ class Together:
             group.took = each
         return list(groups.values()), others
 
-    def _most(self, route: Route, now: float) -> int:
-        """Return how many rows for a route may run at once; 0 where none may."""
+    def _runner(self, route: Route, now: float) -> tuple[RowRunner | None, int]:
+        """Return what runs rows for a route, and how many at once; 0 where none may."""
         gathering = self._gathering
         paused = self._paused and self._paused.get((route.model, route.version), now) > now
         if paused or gathering is None:
-            return 0
-        return gathering.most_rows(route.model, route.version)
+            return None, 0
+        runner = gathering.row_runner(route.model, route.version)
+        return runner, 0 if runner is None else runner.most_rows
 
     def _answer(self, group: _Group, start: int, stop: int) -> None:
         arrivals, rows = group.arrivals[start:stop], group.rows[start:stop]
@@ -198,7 +203,7 @@ class Together:
             arrivals = [a for a, name in zip(arrivals, admitted, strict=True) if name is not None]
             names = [name for name in admitted if name is not None]
         else:
-            names = [""] * len(arrivals)
+            names = [""] * len(rows)
         ran = self._run(group, rows) if rows else None
         if ran is None:
             for arrival in arrivals:
@@ -227,16 +232,14 @@ class Together:
         self, group: _Group, rows: list[bytes]
     ) -> tuple[str, BatchRecord, list[bytes], int | None, float] | None:
         """Run joined rows and return what the answers are made of."""
-        kind, route, gathering = group.kind, group.route, self._gathering
-        assert gathering is not None  # or nothing would have been gathered
+        kind, route, runner = group.kind, group.route, group.runner
         count = len(rows)
         joined: Any = np.frombuffer(b"".join(rows), kind.dtype)
-        ran = gathering.run_rows(
-            route.model, route.version, {kind.name: joined.reshape(count, *kind.row)}, count
-        )
+        ran = runner.run_rows({kind.name: joined.reshape(count, *kind.row)}, count)
         if ran is None:
             return None
-        version, outputs, record = ran
+        outputs, record = ran
+        version = runner.version
         began = perf_counter()
         written = write_rows(route.model, version, outputs, count, binary=kind.binary)
         if written is None:

@@ -30,10 +30,7 @@ class Reluctant(Held):
     async def _answer(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
         return inputs if inputs["x"].ravel()[0] == b"quick" else await super()._answer(inputs)
 
-    def most_rows(self, model: str, version: str) -> int:
-        return 0
-
-    def run_rows(self, *_: Any) -> None:
+    def row_runner(self, model: str, version: str) -> None:
         return None
 
 
@@ -97,9 +94,23 @@ class Counting(ModelRepository):
 
     ran = 0
 
+    def row_runner(self, model: str, version: str) -> Any:
+        runner = super().row_runner(model, version)
+        return runner and Counted(self, runner)
+
+
+class Counted:
+    """A runner of rows whose runs are counted."""
+
+    def __init__(self, counting: Counting, runner: Any) -> None:
+        self.version = runner.version
+        self.most_rows = runner.most_rows
+        self._counting = counting
+        self._runner = runner
+
     def run_rows(self, *request: Any) -> Any:
-        ran = super().run_rows(*request)
-        self.ran += ran is not None
+        ran = self._runner.run_rows(*request)
+        self._counting.ran += ran is not None
         return ran
 
 

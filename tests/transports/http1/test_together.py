@@ -508,7 +508,7 @@ def test_failure_in_between_leaves_nobody_without_an_answer(
     repository: ModelRepository, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Failing(ModelRepository):
-        def most_rows(self, model: str, version: str) -> int:
+        def row_runner(self, model: str, version: str) -> Any:
             raise RuntimeError("out of order")
 
     with Failing() as failing:
