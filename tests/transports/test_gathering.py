@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import onnx_models
+from modelserve.codecs._plans import FRAMES, HEADS
 from modelserve.messages import Exchange
 from modelserve.repository.repository import ModelRepository
 from modelserve.security.authentication import APIKeys
@@ -18,6 +19,13 @@ from modelserve.transports.asgi import ASGIApp
 INFER = "/v2/models/add/infer"
 ROUNDS = 4
 """Until the form of the bodies has been seen often enough to be known."""
+
+
+@pytest.fixture(autouse=True)
+def room_for_new_forms() -> None:
+    """What other tests sent may have filled the memory of forms, which then takes in few new ones."""
+    for memo in (FRAMES, HEADS):
+        memo.clear()
 
 
 @pytest.fixture

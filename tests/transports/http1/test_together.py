@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import onnx_models
+from modelserve.codecs._plans import FRAMES, HEADS
 from modelserve.messages import Exchange, InferRequest
 from modelserve.protocols import Choice
 from modelserve.repository.repository import ModelRepository
@@ -25,6 +26,13 @@ from modelserve.transports.routes import routes_of
 CROWD: Final = 5
 LEARNING: Final = 4
 """Turns until heads and bodies have been seen often enough to be known."""
+
+
+@pytest.fixture(autouse=True)
+def room_for_new_forms() -> None:
+    """What other tests sent may have filled the memory of forms, which then takes in few new ones."""
+    for memo in (FRAMES, HEADS):
+        memo.clear()
 
 
 class Wire(asyncio.Transport):
