@@ -20,6 +20,7 @@ import pytest
 
 import modelserve
 import onnx_models
+from modelserve.codecs._plans import FRAMES
 from modelserve.messages import Exchange, InferRequest
 from modelserve.repository.repository import ModelRepository
 from modelserve.transports.asgi import ASGIApp
@@ -68,6 +69,7 @@ class Calls:
 @pytest.fixture
 def repository() -> Iterator[ModelRepository]:
     with ModelRepository() as repository:
+        FRAMES.clear()  # other tests may have filled it, and it takes in few new forms then
         repository.add("add", onnx_models.add_one(), max_batch_size=8)
         for size in (1, 2, 4, 8) * 40:  # known as short, whatever it took here and now
             repository._entries["add"].default.batcher.pacing.learn(size, 2e-6)

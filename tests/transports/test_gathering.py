@@ -23,7 +23,7 @@ ROUNDS = 4
 
 @pytest.fixture(autouse=True)
 def room_for_new_forms() -> None:
-    """What other tests sent may have filled the memory of forms, which then takes in few new ones."""
+    """Other tests may have filled the memory of forms, which then takes in few new ones."""
     for memo in (FRAMES, HEADS):
         memo.clear()
 
