@@ -164,4 +164,4 @@ def test_json_request_to_the_application(repository: ModelRepository) -> None:
     count, files = count_async(request)
     assert statuses == {200}
     assert 30 < count <= 75
-    assert files <= 15
+    assert files <= 16  # requests and replies have a file of their own beside the routes

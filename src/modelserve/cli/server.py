@@ -18,6 +18,7 @@ from modelserve.protocols import VersionInfo
 from modelserve.repository.repository import ModelRepository
 from modelserve.security.authentication import APIKeys
 from modelserve.transports.address import Address
+from modelserve.transports.routes import PROTOCOLS
 from modelserve.transports.serving import serve
 
 __all__ = ["declare"]
@@ -87,6 +88,17 @@ def declare(commands: Any) -> None:
         help="control routes (load, unload); auto: on a loopback address or with --api-keys",
     )
     parser.add_argument(
+        "--uploads",
+        action="store_true",
+        help="let a request to load a model bring its configuration and files",
+    )
+    parser.add_argument(
+        "--protocol",
+        choices=PROTOCOLS,
+        action="append",
+        help="protocol to speak; may be repeated (default: all)",
+    )
+    parser.add_argument(
         "--drain",
         metavar="SECONDS",
         type=seconds,
@@ -117,7 +129,9 @@ def _run(arguments: argparse.Namespace) -> int:
         serve(
             repository,
             http=arguments.http,
+            protocols=arguments.protocol or PROTOCOLS,
             admin={"auto": None, "on": True, "off": False}[arguments.admin],
+            uploads=arguments.uploads,
             authenticator=keys,
             server=arguments.server,
             tls=tls,

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from modelserve.protocols import VersionInfo
+from modelserve.transports.routes import PROTOCOLS
 
 __all__ = ["serve_several"]
 
@@ -40,7 +41,9 @@ def serve_several(
         server=arguments.server,
         tls=tls,
         api_keys=arguments.api_keys,
+        protocols=arguments.protocol or PROTOCOLS,
         admin={"auto": None, "on": True, "off": False}[arguments.admin],
+        uploads=arguments.uploads,
         drain=arguments.drain,
         on_loaded=report,
         on_ready=lambda url: print(f"serving on {url}", flush=True),

@@ -26,6 +26,7 @@ __all__ = [
     "encode_index_request",
     "encode_live",
     "encode_metadata",
+    "encode_models",
     "encode_ready",
     "encode_server",
 ]
@@ -166,6 +167,11 @@ def decode_metadata(body: Buffer) -> VersionInfo:
         labels=tuple(labels.split(",")) if labels else (),
         versions=versions,
     )
+
+
+def encode_models(names: Iterable[str]) -> bytes:
+    """Return the body of the list of models, as KServe's servers have it."""
+    return dumps({"models": list(names)})
 
 
 def encode_index(infos: Iterable[VersionInfo]) -> bytes:

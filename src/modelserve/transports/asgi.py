@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from asyncio import CancelledError, Task, TimerHandle, current_task
 from collections import deque
-from collections.abc import Awaitable, Callable, Generator, MutableMapping
+from collections.abc import Awaitable, Callable, Generator, Iterable, MutableMapping
 from time import perf_counter
 from typing import Any, Final, Generic, TypeAlias, TypeGuard, TypeVar, cast
 
@@ -22,10 +22,12 @@ from .routes import (
     JSON,
     MAX_BODY_SIZE,
     OPTIONAL_HEADERS,
+    PROTOCOLS,
     AdminRoutes,
     BodyTimeout,
     Exposition,
     NoSuchPath,
+    ProtocolName,
     Reply,
     Request,
     Route,
@@ -57,8 +59,8 @@ are there sooner."""
 class ASGIApp:
     """Serves models over HTTP inside any ASGI server or framework, at any prefix.
 
-    The routes are those of the Open Inference Protocol v2: health, metadata, infer in JSON and
-    with binary tensors, repository index, and /metrics. One object may serve several event loops.
+    The routes are those of the Open Inference Protocol v2 with Triton's extensions, of TF Serving
+    and KServe v1, and /metrics. One object may serve several event loops.
     It owns nothing: it starts nothing at lifespan startup and closes nothing at shutdown.
 
     A client that goes away while its request waits or runs takes the request back, where the
@@ -66,9 +68,13 @@ class ASGIApp:
 
     Args:
         servable: What answers: a repository, a model, a client.
-        admin: Whether the routes that load and unload models are offered. Without an
-            authenticator everyone who reaches the app may then use them; with ``"direct"`` only
-            those whose request comes neither from a web page nor through a proxy.
+        protocols: Which protocols' routes there are: any of ``"oip"``, ``"tfserving"``,
+            ``"kserve"``.
+        admin: Whether control routes (such as those that load and unload models) are offered.
+            Without an authenticator everyone who reaches the app may then use them; with
+            ``"direct"`` only those whose request comes neither from a web page nor through a proxy.
+        uploads: Whether a request to load a model may bring its configuration and files; where
+            control routes are offered.
         authenticator: Tells who is calling; None admits everyone.
         max_body_size: Bytes the body of an inference request may have.
         body_timeout: Seconds the whole body may take to arrive; None for any time.
@@ -80,7 +86,7 @@ class ASGIApp:
 
     Raises:
         TypeError: What is to be served has no `infer`.
-        ValueError: A limit is negative.
+        ValueError: A limit is negative, or there is no such protocol.
 
     Example:
         >>> from modelserve.testing import StubModel
@@ -91,7 +97,9 @@ class ASGIApp:
         self,
         servable: Servable,
         *,
+        protocols: Iterable[ProtocolName] = PROTOCOLS,
         admin: AdminRoutes = False,
+        uploads: bool = False,
         authenticator: Authenticator | None = None,
         max_body_size: int = MAX_BODY_SIZE,
         body_timeout: float | None = 30.0,
@@ -107,7 +115,9 @@ class ASGIApp:
         self._gatherings: dict[asyncio.AbstractEventLoop, Together] = {}
         self._routes = routes_of(
             servable,
+            protocols=protocols,
             admin=admin,
+            uploads=uploads,
             authenticator=authenticator,
             max_body_size=max_body_size,
             metrics=metrics,

@@ -12,13 +12,19 @@ import signal
 import socket
 import ssl
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, Literal, Protocol, Self, TypeAlias
 
 from modelserve.protocols import Authenticator, Servable
 from modelserve.transports.address import Address
 from modelserve.transports.http1.limits import Limits
-from modelserve.transports.routes import MAX_BODY_SIZE, AdminRoutes, routes_of
+from modelserve.transports.routes import (
+    MAX_BODY_SIZE,
+    PROTOCOLS,
+    AdminRoutes,
+    ProtocolName,
+    routes_of,
+)
 
 __all__ = ["HTTPServer", "ServerName", "loop_factory", "serve"]
 
@@ -56,10 +62,14 @@ class HTTPServer:
         tls: A server's `ssl.SSLContext`, such as `server_context` makes; connections are encrypted
             then. With client certificates asked for, the client's reaches the authenticator (not
             under uvicorn, which keeps it to itself).
+        protocols: Which protocols' routes there are: any of ``"oip"``, ``"tfserving"``,
+            ``"kserve"``.
         limits: What one client may ask for. uvicorn has bounds of its own: about 64 KiB and 30
             seconds for the headers, 30 seconds in which a client takes nothing.
         admin: Whether to offer the control routes; None decides by the address, and does not
             offer them to requests that come from a web page or through a proxy.
+        uploads: Whether a request to load a model may bring its configuration and files; where
+            control routes are offered.
         authenticator: Tells who is calling; None admits everyone.
         max_body_size: Bytes the body of an inference request may have.
         gather: Whether plain requests of one turn of the event loop, for a model of microseconds,
@@ -90,7 +100,9 @@ class HTTPServer:
         server: ServerName = "http1",
         tls: ssl.SSLContext | None = None,
         limits: Limits | None = None,
+        protocols: Iterable[ProtocolName] = PROTOCOLS,
         admin: bool | None = None,
+        uploads: bool = False,
         authenticator: Authenticator | None = None,
         max_body_size: int = MAX_BODY_SIZE,
         gather: bool = True,
@@ -115,6 +127,8 @@ class HTTPServer:
             limits=limits,
             gather=gather,
             drain=drain,
+            protocols=protocols,
+            uploads=uploads,
             admin=_offered(self._address, authenticator) if admin is None else admin,
             authenticator=authenticator,
             max_body_size=max_body_size,
@@ -220,7 +234,9 @@ def serve(
     server: ServerName = "http1",
     tls: ssl.SSLContext | None = None,
     limits: Limits | None = None,
+    protocols: Iterable[ProtocolName] = PROTOCOLS,
     admin: bool | None = None,
+    uploads: bool = False,
     authenticator: Authenticator | None = None,
     max_body_size: int = MAX_BODY_SIZE,
     drain: float = 30.0,
@@ -239,8 +255,10 @@ def serve(
         server: What parses HTTP, as for `HTTPServer`.
         tls: A server's `ssl.SSLContext`; connections are encrypted then.
         limits: What one client may ask for.
+        protocols: Which protocols' routes there are, as for `HTTPServer`.
         admin: Whether to offer the control routes; None: where only this machine reaches them, or
             with an authenticator.
+        uploads: Whether a request to load a model may bring its configuration and files.
         authenticator: Tells who is calling; None admits everyone.
         max_body_size: Bytes the body of an inference request may have.
         drain: Seconds that requests under way get to end.
@@ -259,7 +277,9 @@ def serve(
         server=server,
         tls=tls,
         limits=limits,
+        protocols=protocols,
         admin=admin,
+        uploads=uploads,
         authenticator=authenticator,
         max_body_size=max_body_size,
         drain=drain,

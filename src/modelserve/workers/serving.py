@@ -17,7 +17,7 @@ from modelserve.errors import ServeError, Unsupported
 from modelserve.protocols import VersionInfo
 from modelserve.repository.store import LocalStore
 from modelserve.transports.address import Address
-from modelserve.transports.routes import MAX_BODY_SIZE
+from modelserve.transports.routes import MAX_BODY_SIZE, PROTOCOLS, ProtocolName
 from modelserve.transports.serving import ServerName
 from modelserve.workers.settings import Settings, TLSFiles
 from modelserve.workers.shared import slots_for
@@ -38,7 +38,9 @@ def serve_workers(
     server: ServerName = "http1",
     tls: TLSFiles | None = None,
     api_keys: str | os.PathLike[str] | None = None,
+    protocols: Iterable[ProtocolName] = PROTOCOLS,
     admin: bool | None = None,
+    uploads: bool = False,
     max_body_size: int = MAX_BODY_SIZE,
     drain: float = 30.0,
     spares: int = 1,
@@ -64,7 +66,9 @@ def serve_workers(
         server: What parses HTTP.
         tls: Files for encrypted connections.
         api_keys: File of API keys, read by every worker when it starts to serve.
+        protocols: Which protocols' routes there are, as for `modelserve.serve`.
         admin: Whether to offer the control routes, as for `modelserve.serve`.
+        uploads: Whether a request to load a model may bring its configuration and files.
         max_body_size: Bytes the body of an inference request may have.
         drain: Seconds that requests under way get to end.
         spares: Processes beside the workers that have loaded all models and take the place of one
@@ -106,7 +110,9 @@ def serve_workers(
                 server=server,
                 tls=tls,
                 api_keys="" if api_keys is None else os.path.abspath(api_keys),
+                protocols=tuple(protocols),
                 admin=admin,
+                uploads=uploads,
                 max_body_size=max_body_size,
                 drain=drain,
                 instances=instances,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from modelserve.protocols import Authenticator
-from modelserve.transports.routes import MAX_BODY_SIZE
+from modelserve.transports.routes import MAX_BODY_SIZE, PROTOCOLS, ProtocolName
 from modelserve.transports.serving import ServerName
 
 __all__ = ["Settings", "TLSFiles"]
@@ -38,7 +38,9 @@ class Settings:
         server: What parses HTTP.
         tls: Files for encrypted connections.
         api_keys: File of API keys; empty admits everyone.
+        protocols: Which protocols' routes there are.
         admin: Whether control routes are offered; None decides by the address.
+        uploads: Whether a request to load a model may bring its configuration and files.
         max_body_size: Bytes the body of an inference request may have.
         drain: Seconds that requests under way get to end.
         instances: Instances of a model where its own configuration does not say.
@@ -51,7 +53,9 @@ class Settings:
     server: ServerName = "http1"
     tls: TLSFiles | None = None
     api_keys: str = ""
+    protocols: tuple[ProtocolName, ...] = PROTOCOLS
     admin: bool | None = None
+    uploads: bool = False
     max_body_size: int = MAX_BODY_SIZE
     drain: float = 30.0
     instances: int = 1
@@ -64,7 +68,11 @@ class Settings:
     def decoded(cls, found: Mapping[str, Any]) -> Settings:
         """Return the settings that were encoded."""
         tls = found["tls"]
-        values = {**found, "tls": None if tls is None else TLSFiles(*tls)}
+        values = {
+            **found,
+            "tls": None if tls is None else TLSFiles(*tls),
+            "protocols": tuple(found["protocols"]),
+        }
         return cls(**cast(Any, values))
 
     def authenticator(self) -> Authenticator | None:

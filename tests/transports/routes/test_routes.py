@@ -130,8 +130,6 @@ def test_path_has_a_route(method: str, path: str, model: str, version: str, scop
         "/v1",
         "/v2/health",
         "/v2/health/live//",
-        "/v2/models",
-        "/v2/models/",
         "/v2/models//infer",
         "/v2/models/a//",
         "/v2/models/a/other",
@@ -160,8 +158,8 @@ def test_paths_made_up_by_a_caller_are_not_all_remembered() -> None:
     for number in range(3000):
         assert routes.find("GET", f"/v2/models/{number}").model == str(number)
     assert routes.find("GET", "/v2/models/" + "x" * 5000).model == "x" * 5000
-    assert len(routes._found) <= 1024
-    assert max(len(path) for _, path in routes._found) < 300
+    assert len(routes.table.known) <= 1024
+    assert max(len(path) for _, path in routes.table.known) < 300
 
 
 @given(st.text("/v2modelsinfer:%.", max_size=40), st.sampled_from(["GET", "POST", "PUT", ""]))
@@ -838,3 +836,26 @@ def test_what_would_be_too_late_is_refused_unread(body: bytes, headers: dict[str
 )
 def test_what_has_time_is_read(body: bytes, headers: dict[str, str]) -> None:
     assert ask(Routes(Busy()), "POST", INFER, body, headers).status == 200
+
+
+def test_the_list_of_models_names_those_that_can_answer() -> None:
+    stub = StubModel(name="one")
+    routes = Routes(stub)
+
+    assert content(ask(routes, "GET", "/v2/models")) == {"models": ["one"]}
+    stub.state = "UNAVAILABLE"
+    assert content(ask(routes, "GET", "/v2/models")) == {"models": []}
+
+
+@pytest.mark.parametrize("protocols", [["oip", "other"], "oip"])
+def test_an_unknown_protocol_is_refused(protocols: Any) -> None:
+    with pytest.raises(ValueError, match="protocols are any of oip, tfserving, kserve"):
+        Routes(StubModel(), protocols=protocols)
+
+
+def test_only_the_protocols_asked_for_have_routes() -> None:
+    routes = Routes(StubModel(), protocols=[])
+
+    with pytest.raises(NoSuchPath):
+        routes.find("GET", "/v2")
+    assert routes.find("GET", "/metrics").scope == "read"

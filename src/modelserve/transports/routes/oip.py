@@ -1,0 +1,133 @@
+"""The Open Inference Protocol, version 2: health, metadata, and the repository's index.
+
+With Triton's extension for loading and unloading. Inference itself is in `routes`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from modelserve.codecs import oip_catalog
+
+from .messages import Reply, Request, reply_json
+from .table import SMALL_BODY, Endpoint, Route
+
+if TYPE_CHECKING:
+    from .routes import Routes
+
+__all__ = ["ENDPOINTS", "MODEL_PATHS"]
+
+
+async def _server(routes: Routes, request: Request, route: Route) -> Reply:
+    from modelserve import __version__
+
+    extensions = ["binary_tensor_data", "parameters"]
+    if hasattr(routes.servable, "index"):
+        extensions.append("model_repository")
+    body = oip_catalog.encode_server("modelserve", __version__, extensions)
+    return reply_json(200, body, request)
+
+
+async def _live(routes: Routes, request: Request, route: Route) -> Reply:
+    return reply_json(200, oip_catalog.encode_live(), request)
+
+
+async def _ready(routes: Routes, request: Request, route: Route) -> Reply:
+    # Without a catalog nothing says that it is not: the server itself answers.
+    ready = not hasattr(routes.servable, "ready") or await routes.catalog().ready()
+    return reply_json(200 if ready else 503, oip_catalog.encode_ready(ready), request)
+
+
+async def _model_ready(routes: Routes, request: Request, route: Route) -> Reply:
+    ready = await routes.catalog().ready(route.model, route.version)
+    body = oip_catalog.encode_ready(ready, model=route.model)
+    return reply_json(200 if ready else 503, body, request)
+
+
+async def _models(routes: Routes, request: Request, route: Route) -> Reply:
+    infos = await routes.catalog().index()
+    names = {info.model: None for info in infos if info.state == "READY"}
+    return reply_json(200, oip_catalog.encode_models(names), request)
+
+
+async def _model(routes: Routes, request: Request, route: Route) -> Reply:
+    info = await routes.catalog().describe(route.model, route.version)
+    return reply_json(200, oip_catalog.encode_metadata(info), request)
+
+
+async def _index(routes: Routes, request: Request, route: Route) -> Reply:
+    ready_only = oip_catalog.decode_index_request(request.body)
+    infos = await routes.catalog().index()
+    shown = (info for info in infos if not ready_only or info.state == "READY")
+    return reply_json(200, oip_catalog.encode_index(shown), request)
+
+
+async def _load(routes: Routes, request: Request, route: Route) -> Reply:
+    version = oip_catalog.decode_change(request.body)
+    await routes.administrator().aload(route.model, version)
+    return reply_json(200, b"", request)
+
+
+async def _unload(routes: Routes, request: Request, route: Route) -> Reply:
+    version = oip_catalog.decode_change(request.body)
+    await routes.administrator().aunload(route.model, version)
+    return reply_json(200, b"", request)
+
+
+MODEL_PATHS: Final = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
+"""Paths of a model, to which others are added."""
+
+_REPOSITORY: Final = "/v2/repository/models/{model}"
+
+ENDPOINTS: Final = (
+    Endpoint("GET", "/v2", _server, "read", summary="the server's name, version and extensions"),
+    Endpoint("GET", "/v2/health/live", _live, summary="whether the server is alive"),
+    Endpoint("GET", "/v2/health/ready", _ready, summary="whether all models can answer"),
+    Endpoint("GET", "/v2/models", _models, "read", summary="names of the models that can answer"),
+    *(
+        endpoint
+        for path in MODEL_PATHS
+        for endpoint in (
+            Endpoint(
+                "GET",
+                path,
+                _model,
+                "read",
+                describes=True,
+                summary="what a model takes and gives",
+            ),
+            Endpoint(
+                "GET",
+                f"{path}/ready",
+                _model_ready,
+                "read",
+                describes=True,
+                summary="whether a model can answer",
+            ),
+        )
+    ),
+    Endpoint(
+        "POST",
+        "/v2/repository/index",
+        _index,
+        "read",
+        max_body=SMALL_BODY,
+        summary="every version of every model, with its state",
+    ),
+    Endpoint(
+        "POST",
+        f"{_REPOSITORY}/load",
+        _load,
+        "admin",
+        max_body=SMALL_BODY,
+        summary="load a model, or a version of it",
+    ),
+    Endpoint(
+        "POST",
+        f"{_REPOSITORY}/unload",
+        _unload,
+        "admin",
+        max_body=SMALL_BODY,
+        summary="unload a model, or a version of it",
+    ),
+)
