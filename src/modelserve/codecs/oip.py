@@ -34,6 +34,7 @@ __all__ = [
     "encode_request",
     "encode_response",
     "peek_timeout",
+    "set_parameters",
 ]
 
 HEADER: Final = "inference-header-content-length"
@@ -124,7 +125,7 @@ def _decode_request(
     )
     parameters = document.get("parameters")
     if parameters is not None:
-        _set_parameters(request, _parameters(parameters, "parameters"))
+        set_parameters(request, _parameters(parameters, "parameters"))
     outputs = document.get("outputs")
     if outputs is not None:
         _set_outputs(request, outputs)
@@ -341,7 +342,12 @@ def _natural(parameters: dict[str, Any], name: str, limit: int) -> int:
     return value
 
 
-def _set_parameters(request: InferRequest, parameters: dict[str, Any]) -> None:
+def set_parameters(request: InferRequest, parameters: dict[str, Any]) -> None:
+    """Give a request its parameters, taking out those that have a meaning of their own.
+
+    Raises:
+        InvalidInput: One of those is not what it must be.
+    """
     if "timeout" in parameters:
         microseconds = _natural(parameters, "timeout", _MAX_TIMEOUT)
         if microseconds:

@@ -220,8 +220,8 @@ class ModelVersion:
     def _validate(self, request: InferRequest) -> tuple[Mapping[str, Tensor], int]:
         if self._streams is not None:
             raise Unsupported(
-                f'model "{self.model}" answers with a stream, not with one response: call stream() '
-                "in the process that serves it; HTTP carries no streams"
+                f'model "{self.model}" answers with a stream, not with one response: call '
+                "stream(), or over HTTP generate_stream"
             )
         inputs, rows = self.signature.validate(request.inputs, batched=self.batched)
         if request.outputs is not None and self._output_names:

@@ -9,6 +9,7 @@ import asyncio
 from asyncio import CancelledError, Task, TimerHandle, current_task
 from collections import deque
 from collections.abc import Awaitable, Callable, Generator, Iterable, MutableMapping
+from contextlib import aclosing
 from time import perf_counter
 from typing import Any, Final, Generic, TypeAlias, TypeGuard, TypeVar, cast
 
@@ -27,6 +28,7 @@ from .routes import (
     BodyTimeout,
     Exposition,
     NoSuchPath,
+    Pieces,
     ProtocolName,
     Reply,
     Request,
@@ -150,6 +152,9 @@ class ASGIApp:
             if reply is None:
                 _gone(request)
                 return
+            if reply.stream is not None:
+                sent = await self._stream(reply, reply.stream, receive, send)
+                return
             await send(
                 {"type": "http.response.start", "status": reply.status, "headers": reply.headers}
             )
@@ -159,6 +164,8 @@ class ASGIApp:
             sent = reply.size
         except OSError:
             # How a server may tell that the client is gone; nobody is left to be told.
+            _gone(request)
+        except _Interrupted:  # the client is gone, in the middle of a stream
             _gone(request)
         except CancelledError:
             _gone(request)
@@ -199,6 +206,14 @@ class ASGIApp:
                 raise
             # Nobody cancelled this task: what it waited for was cancelled inside the servable.
             return routes.refuse(request, RuntimeError(f"the answer was cancelled: {cancelled}"))
+
+    async def _stream(self, reply: Reply, stream: Pieces, receive: Receive, send: Send) -> int:
+        """Send a reply that comes piece by piece; returns the bytes of its body."""
+        async with aclosing(stream):
+            await send(
+                {"type": "http.response.start", "status": reply.status, "headers": reply.headers}
+            )
+            return await _Interruptible(_send_pieces(stream, send), self._watch(), receive)
 
     async def _body(self, request: Request, route: Route, receive: Receive) -> bytes:
         reading = _read(receive, route.max_body, request.header("content-length"))
@@ -257,6 +272,17 @@ class ASGIApp:
                 del self._timers[known]
             timers = self._timers[loop] = _Timers(_WATCH_AFTER)
         return timers
+
+
+async def _send_pieces(stream: Pieces, send: Send) -> int:
+    """Send a body piece by piece, no faster than the server takes it; returns its bytes."""
+    size = 0
+    async for piece in stream:
+        if piece:
+            size += len(piece)
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
+    return size
 
 
 def _gone(request: Request) -> None:

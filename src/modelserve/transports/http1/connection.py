@@ -15,6 +15,8 @@ at it and begins to answer.
 from __future__ import annotations
 
 import asyncio
+import logging
+from contextlib import aclosing
 from math import inf
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -23,7 +25,7 @@ import numpy as np
 
 from modelserve.errors import Cancelled, ModelNotReady, Overloaded, PayloadTooLarge, ServeError
 from modelserve.protocols import Caller, Ticket
-from modelserve.transports.routes import BodyTimeout, Reply, Request, Route
+from modelserve.transports.routes import BodyTimeout, Pieces, Reply, Request, Route
 from modelserve.transports.together import Arrival
 
 from .chunked import ChunkedBody
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from .server import HTTP1Server
 
 __all__ = ["Connection"]
+
+_LOG = logging.getLogger(__name__)
 
 # What a client may send ahead while its request is answered.
 _MOST_AHEAD: Final = 64 << 10
@@ -74,6 +78,8 @@ class Connection(asyncio.Protocol):
         "_routes",
         "_server",
         "_state",
+        "_streaming",
+        "_taken",
         "_task",
         "_ticket",
         "_transport",
@@ -97,7 +103,11 @@ class Connection(asyncio.Protocol):
         self._route: Route | None = None
         self._chunks: ChunkedBody | None = None
         self._ticket: Ticket | None = None
-        self._task: asyncio.Task[Reply] | None = None
+        self._task: asyncio.Task[Any] | None = None
+        self._streaming = False
+        """Whether the reply under way is written piece by piece."""
+        self._taken: asyncio.Event | None = None
+        """Set when the client took what was written; where a stream waits for it."""
         self._paused = False
         """Whether nothing is read, so that the client waits."""
         self._blocked = False
@@ -144,7 +154,11 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Go on once the client took it."""
         self._blocked = False
-        if self._state == _HEAD:
+        if self._streaming:
+            self.due = inf
+            if self._taken is not None:
+                self._taken.set()
+        elif self._state == _HEAD:
             self._await_request()
         elif self._state == _LAST:
             self._linger()
@@ -351,8 +365,8 @@ class Connection(asyncio.Protocol):
 
     def _done(self, task: asyncio.Task[Reply]) -> None:
         if self._task is not task:
-            if not task.cancelled():
-                task.exception()
+            if not task.cancelled() and task.exception() is None:
+                self._server.throw_away(task.result())
             return
         if task.cancelled() and task.cancelling():  # the loop ends
             self._transport.abort()
@@ -369,6 +383,9 @@ class Connection(asyncio.Protocol):
         """Write the reply to the present request, and go on to the next."""
         request, head, server = self._request, self._head, self._server
         assert request is not None
+        if reply.stream is not None:
+            self._pour(reply, reply.stream)
+            return
         self._ticket = self._request = None
         keep = head is not None and head.keep_alive and not server.draining
         if self._ended and not self._held:
@@ -381,6 +398,56 @@ class Connection(asyncio.Protocol):
         # Last: whoever records may fail, and the next request is to be answered all the same.
         if request.exchange is not None:
             self._routes.close(request, reply.size)
+
+    def _pour(self, reply: Reply, stream: Pieces) -> None:
+        """Write a reply to the present request piece by piece, then go on to the next."""
+        head, server = self._head, self._server
+        assert head is not None
+        keep = head.keep_alive and not head.old and not server.draining and not self._ended
+        self._transport.write(server.replies.stream_head(reply, keep=keep, old=head.old))
+        self._streaming = True
+        task = self._task = asyncio.get_running_loop().create_task(
+            self._write_pieces(stream, chunked=not head.old)
+        )
+        task.add_done_callback(lambda done: self._poured(done, keep))
+
+    async def _write_pieces(self, stream: Pieces, *, chunked: bool) -> int:
+        """Write a body, no faster than the client takes it; returns its bytes."""
+        size = 0
+        write = self._transport.write
+        async with aclosing(stream):
+            async for piece in stream:
+                if piece:
+                    size += len(piece)
+                    write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
+                if self._blocked:
+                    self._taken = asyncio.Event()
+                    await self._taken.wait()
+                    self._taken = None
+        if chunked:
+            write(b"0\r\n\r\n")
+        return size
+
+    def _poured(self, task: asyncio.Task[int], keep: bool) -> None:
+        """Go on to the next request after a reply that was written piece by piece."""
+        self._streaming = False
+        failure = None if task.cancelled() else task.exception()
+        if self._task is not task:  # it was taken back
+            return
+        self._task = None
+        if task.cancelled() or failure is not None:
+            # The client cannot be told any more, but by an end that is none.
+            if failure is not None:
+                _LOG.error("a stream of answers failed", exc_info=failure)
+            self._transport.abort()
+            return
+        request, self._request = self._request, None
+        assert request is not None
+        if keep and not self._server.draining and not (self._ended and not self._held):
+            self._go_idle()
+        else:
+            self._finish()
+        self._routes.close(request, task.result())
 
     def _go_idle(self) -> None:
         """Wait for the next request, or take it up if it is here."""
@@ -506,7 +573,10 @@ class Connection(asyncio.Protocol):
     def give_up(self) -> None:
         """Answer what is under way with 503, for the server's time is over."""
         request = self._request
-        if self._state in (_BUSY, _BODY) and request is not None:
+        if self._streaming:
+            self._take_back()
+            self._transport.abort()  # nothing else tells that the body is not whole
+        elif self._state in (_BUSY, _BODY) and request is not None:
             ticket, self._ticket = self._ticket, None
             task, self._task = self._task, None
             if ticket is not None:
@@ -533,7 +603,7 @@ class Connection(asyncio.Protocol):
     def overdue(self) -> None:
         """Do what is to be done when `due` has passed."""
         unsent = self._transport.get_write_buffer_size()
-        if unsent and self._state in (_HEAD, _LAST):
+        if unsent and (self._streaming or self._state in (_HEAD, _LAST)):
             if unsent < self._unsent:
                 self._watch_reader()
             else:

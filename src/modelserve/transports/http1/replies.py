@@ -55,6 +55,26 @@ class ReplyHeads:
             return lines + b"connection: close\r\n\r\n"
         return lines + (b"connection: keep-alive\r\n\r\n" if old else b"\r\n")
 
+    def stream_head(self, reply: Reply, *, keep: bool, old: bool) -> bytes:
+        """Return the status line and headers of a reply whose body is sent in chunks.
+
+        Args:
+            reply: What to say.
+            keep: Whether the connection stays open.
+            old: Whether the client speaks HTTP/1.0: it gets no chunks, but the connection's end.
+        """
+        lines = b"%bdate: %b\r\ncontent-type: %b\r\nx-request-id: %b\r\n" % (
+            _STATUS[reply.status],
+            self._date,
+            reply.content_type,
+            reply.id.encode(),
+        )
+        for header in reply.extra:
+            lines += b"%b: %b\r\n" % header
+        if not old:
+            lines += b"transfer-encoding: chunked\r\n"
+        return lines + (b"\r\n" if keep else b"connection: close\r\n\r\n")
+
     def whole(self, id: str, body: bytes, json_size: int | None) -> bytes:
         """Return a whole reply of status 200 on a connection of HTTP/1.1 that stays open."""
         if json_size is None:

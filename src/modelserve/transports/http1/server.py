@@ -11,7 +11,7 @@ import socket
 import ssl
 from typing import Final
 
-from modelserve.transports.routes import Route, Routes
+from modelserve.transports.routes import Reply, Route, Routes
 from modelserve.transports.together import Together
 
 from .connection import Connection
@@ -90,6 +90,8 @@ class HTTP1Server:
         self._connections: set[Connection | SecureTransport] = set()
         self._turned_away: set[Connection | SecureTransport] = set()
         """Those of them that were one too many: they stay a while, to see the refusal."""
+        self._closing: set[asyncio.Future[None]] = set()
+        """Streams that are being ended."""
         self._listener: asyncio.Server | None = None
         self._tick = min(_LONGEST_TICK, self.limits.shortest / 4)
         self._timer: asyncio.TimerHandle | None = None
@@ -132,6 +134,13 @@ class HTTP1Server:
         self._turned_away.discard(connection)
         if not self._connections:
             self._empty.set()
+
+    def throw_away(self, reply: Reply) -> None:
+        """End what makes a reply that nobody takes any more."""
+        if reply.stream is not None:
+            task = asyncio.ensure_future(reply.stream.aclose())
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
 
     # ------------------------------------------------------------------ time
 

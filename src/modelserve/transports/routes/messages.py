@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Sequence
-from typing import TYPE_CHECKING, Final, TypeAlias
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 from modelserve.codecs import oip
 from modelserve.errors import ClientError
@@ -22,6 +22,7 @@ __all__ = [
     "BodyTimeout",
     "Headers",
     "NoSuchPath",
+    "Pieces",
     "Reply",
     "Request",
     "reply_json",
@@ -64,6 +65,18 @@ class BodyTimeout(ClientError):
 
     http = 408
     grpc = "DEADLINE_EXCEEDED"
+
+
+class Pieces(Protocol):
+    """A body that comes piece by piece."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        """Return what gives the pieces."""
+        ...
+
+    def aclose(self) -> Coroutine[Any, Any, None]:
+        """End what makes the pieces, begun or not."""
+        ...
 
 
 class Request:
@@ -161,7 +174,7 @@ class Reply:
         size: int,
         id: str,
         json_size: int | None = None,
-        stream: AsyncGenerator[bytes, None] | None = None,
+        stream: Pieces | None = None,
     ) -> None:
         self.status = status
         self.content_type = content_type

@@ -29,8 +29,8 @@ from modelserve.errors import (
 from modelserve.messages import Exchange, InferRequest, InferResponse, Principal
 from modelserve.protocols import Admin, Authenticator, Caller, Catalog, Gathering, Servable, Ticket
 
+from . import generate, server
 from . import oip as oip_endpoints
-from . import server
 from .bodies import decompress
 from .messages import BINARY, JSON, MAX_BODY_SIZE, Body, Reply, Request, reply_json
 from .table import Endpoint, Route, Table
@@ -263,11 +263,26 @@ class Routes:
         return request
 
     def refuse(self, request: Request, error: Exception) -> Reply:
-        """Return the reply that tells an error, without what a remote caller may not see.
-
-        What it may not see is logged, with the request's id in both places.
-        """
+        """Return the reply that tells an error, without what a remote caller may not see."""
         request.id = request.id or self._request_id(request.header("x-request-id"))
+        status, text = self.told(request, error)
+        reply = reply_json(status, oip.encode_error(text), request)
+        if isinstance(error, MethodNotAllowed):
+            reply.extra = [(b"allow", ", ".join(error.allow).encode())]
+        elif isinstance(error, Unauthenticated):
+            reply.extra = [(b"www-authenticate", b'Bearer realm="modelserve"')]
+        retry_after = getattr(error, "retry_after", None)
+        if retry_after is not None:
+            reply.extra = [(b"retry-after", b"%d" % max(1, ceil(retry_after)))]
+        if request.method == "HEAD":
+            reply.body = []
+        return reply
+
+    def told(self, request: Request, error: Exception) -> tuple[int, str]:
+        """Return the status and text for an error, and put its code into the request's record.
+
+        What a remote caller may not see is logged, with the request's id in both places.
+        """
         exchange = request.exchange
         if isinstance(error, ServeError):
             status, code, public = error.http, error.grpc, error.public
@@ -288,17 +303,7 @@ class Routes:
                 # Once in the log is enough, where the model ran; the id tells which request it was.
                 exc_info=None if isinstance(error, BackendError) and error.logged else error,
             )
-        reply = reply_json(status, oip.encode_error(text), request)
-        if isinstance(error, MethodNotAllowed):
-            reply.extra = [(b"allow", ", ".join(error.allow).encode())]
-        elif isinstance(error, Unauthenticated):
-            reply.extra = [(b"www-authenticate", b'Bearer realm="modelserve"')]
-        retry_after = getattr(error, "retry_after", None)
-        if retry_after is not None:
-            reply.extra = [(b"retry-after", b"%d" % max(1, ceil(retry_after)))]
-        if request.method == "HEAD":
-            reply.body = []
-        return reply
+        return status, text
 
     def close(self, request: Request, bytes_out: int) -> None:
         """Record an exchange whose reply is written, or will never be."""
@@ -361,15 +366,46 @@ class Routes:
         message.exchange = exchange
         message.principal = request.principal
         if not request.plain:
-            message.trace = request.header("traceparent") or ""
-            message.idempotency_key = request.header("idempotency-key") or ""
-            request.explains = (request.header("x-explain") or "").lower() in ("1", "true")
-            timeout = request.header("x-request-timeout")
-            if timeout is not None:
-                _set_deadline(message, timeout)
+            _read_headers(message, request)
         if message.parameters and "explain" in message.parameters:
             request.explains = _take_flag(message, "explain")
         return message
+
+    def take_body(self, request: Request, route: Route) -> Body:
+        """Return the body of a request for inference, decompressed; the request has none then.
+
+        For protocols whose messages are not the Open Inference Protocol's.
+
+        Raises:
+            ModelNotFound: The servable tells that there is no such model.
+            ModelNotReady: It is not loaded.
+            InvalidInput: The body is not compressed as its header says.
+            PayloadTooLarge: Decompressed it is larger than allowed.
+            Unsupported: It is compressed in another way.
+        """
+        body, request.body = request.body, b""
+        if request.exchange is not None:
+            request.exchange.bytes_in = len(body)
+        self.check_model(route)
+        encoding = request.header("content-encoding")
+        return decompress(body, encoding, route.max_body) if encoding else body
+
+    def address(self, message: InferRequest, request: Request) -> None:
+        """Put into a message what the request's headers say, who asks, and its record.
+
+        For protocols whose messages are not the Open Inference Protocol's.
+
+        Raises:
+            InvalidInput: A header holds what it must not.
+        """
+        exchange = cast(Exchange, request.exchange)
+        if message.id:
+            exchange.id = message.id
+        elif request.id == request.header("x-request-id"):
+            message.id = request.id
+        message.exchange = exchange
+        message.principal = request.principal
+        _read_headers(message, request)
 
     def check_model(self, route: Route) -> None:
         """Raise what a request for a model that is not there is to be told, if it is known now."""
@@ -478,7 +514,7 @@ def _endpoints(protocols: frozenset[ProtocolName]) -> list[Endpoint]:
     """Return the endpoints of some protocols, and those that there always are."""
     endpoints = [*server.ENDPOINTS]
     if "oip" in protocols:
-        endpoints += (*_INFER, *oip_endpoints.ENDPOINTS)
+        endpoints += (*_INFER, *oip_endpoints.ENDPOINTS, *generate.ENDPOINTS)
     return endpoints
 
 
@@ -496,6 +532,16 @@ def _timeout(request: Request, body: Body) -> float | None:
     except ValueError:
         return None
     return seconds if 0 < seconds <= _LONGEST_TIMEOUT else None
+
+
+def _read_headers(message: InferRequest, request: Request) -> None:
+    """Put into a message what the `OPTIONAL_HEADERS` say."""
+    message.trace = request.header("traceparent") or ""
+    message.idempotency_key = request.header("idempotency-key") or ""
+    request.explains = (request.header("x-explain") or "").lower() in ("1", "true")
+    timeout = request.header("x-request-timeout")
+    if timeout is not None:
+        _set_deadline(message, timeout)
 
 
 def _set_deadline(message: InferRequest, timeout: str) -> None:
