@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from modelserve.codecs import _json, _plans, _templates, oip
 from modelserve.errors import BackendError, InvalidInput, Unsupported
 from modelserve.messages import InferRequest, InferResponse
-from modelserve.tensors import DATATYPES, numpy_dtype
+from modelserve.tensors import DATATYPES, Signature, TensorSpec, numpy_dtype
 
 JSON_DATATYPES = [name for name in DATATYPES if name != "BF16"]
 INTEGERS = [name for name in DATATYPES if "INT" in name]
@@ -709,9 +709,83 @@ def test_wrong_header_length_is_refused(length: Any) -> None:
 
 
 @pytest.mark.parametrize("length", [0, "00"])
-def test_request_without_a_json_part_is_unsupported(length: Any) -> None:
-    with pytest.raises(Unsupported, match="without a JSON part"):
+def test_a_json_part_of_nothing_is_refused(length: Any) -> None:
+    with pytest.raises(InvalidInput, match="expected a JSON part"):
         decode(b"\0\0\0\0", length)
+
+
+def raw(
+    body: bytes, shape: Any, datatype: Any = "FP32", *, batched: bool = True
+) -> np.ndarray[Any, Any]:
+    signature = Signature([TensorSpec("x", datatype, shape)])
+    request = oip.decode_raw(body, signature, batched=batched, model="m", version="2")
+    assert (request.model, request.version) == ("m", "2")
+    assert request.output_parameters == {"": {"binary_data": True}}
+    return request.inputs["x"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "batched", "count", "expected"),
+    [
+        ((-1, 4), True, 4, (1, 4)),
+        ((-1, 4), True, 12, (3, 4)),
+        ((-1, -1), True, 5, (1, 5)),
+        ((-1, -1, 2), True, 6, (1, 3, 2)),
+        ((-1,), False, 3, (3,)),
+        ((2, -1), False, 6, (2, 3)),
+        ((2, 2), False, 4, (2, 2)),
+        ((), False, 1, ()),
+    ],
+)
+def test_a_body_of_one_tensor_has_the_shape_its_size_tells(
+    shape: Any, batched: bool, count: int, expected: Any
+) -> None:
+    data = np.arange(count, dtype=np.float32)
+
+    found = raw(data.tobytes(), shape, batched=batched)
+
+    assert found.shape == expected
+    assert found.ravel().tolist() == data.tolist()
+    assert not found.flags.writeable
+
+
+@pytest.mark.parametrize("shape", [(1,), (-1,), (-1, 1), (1, 1, -1), ()])
+def test_a_body_of_bytes_is_one_element(shape: Any) -> None:
+    found = raw(b"\xff\0 any", shape, "BYTES")
+
+    assert found.ravel().tolist() == [b"\xff\0 any"]
+    assert found.ndim == len(shape)
+
+
+@pytest.mark.parametrize(
+    ("body", "shape", "datatype", "batched", "text"),
+    [
+        (b"\0" * 15, (-1, 4), "FP32", True, "expected a multiple of 16 bytes, got 15"),
+        (b"\0" * 8, (2, 2), "FP32", False, "expected 16 bytes for FP32 of shape [2, 2], got 8"),
+        (b"\0" * 8, (-1, -1), "FP32", False, "2 of its axes are open: send a JSON part"),
+        (b"\0" * 8, (-1, -1, -1), "FP32", True, "2 of its axes are open: send a JSON part"),
+        (b"\0" * 8, None, "FP32", True, "its number of axes is open: send a JSON part"),
+        (b"", (-1, 0), "FP32", True, "expected a multiple of 0 bytes, got 0"),
+        (b"\2", (-1,), "BOOL", True, "expected a byte of 0 or 1, got 2"),
+        (b"a", (2,), "BYTES", True, "a body without JSON holds one element"),
+    ],
+)
+def test_a_body_of_one_tensor_that_tells_no_shape_is_refused(
+    body: bytes, shape: Any, datatype: str, batched: bool, text: str
+) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        raw(body, shape, datatype, batched=batched)
+
+    assert str(caught.value).startswith('inputs[0] "x"')
+    assert text in str(caught.value)
+
+
+@pytest.mark.parametrize("names", ["", "xy"])
+def test_a_body_of_one_tensor_is_for_a_model_with_one_input(names: str) -> None:
+    signature = Signature([TensorSpec(name, "FP32", (1,)) for name in names])
+
+    with pytest.raises(InvalidInput, match=f"the model has {len(names)} inputs"):
+        oip.decode_raw(b"\0\0\0\0", signature, batched=False, model="m")
 
 
 def test_json_and_binary_inputs_go_together() -> None:

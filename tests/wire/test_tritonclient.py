@@ -136,8 +136,9 @@ def test_parameters_reach_the_model(client: Any, stub: StubModel) -> None:
 
 
 @pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
-def test_compressed_requests_are_read(client: Any, algorithm: str) -> None:
-    x = np.arange(1000, dtype=np.float32)
+@pytest.mark.parametrize("size", [1, 1_000, 100_000])
+def test_compressed_requests_and_answers_are_read(client: Any, algorithm: str, size: int) -> None:
+    x = np.arange(size, dtype=np.float32)
     given = triton.InferInput("x", x.shape, "FP32")
     given.set_data_from_numpy(x)
     result = client.infer(
@@ -147,6 +148,27 @@ def test_compressed_requests_are_read(client: Any, algorithm: str) -> None:
         response_compression_algorithm=algorithm,
     )
     assert np.array_equal(result.as_numpy("x"), x)
+
+
+@pytest.mark.parametrize("size", [1, 100_000])
+def test_the_aio_client_reads_answers_though_it_takes_compressed_ones(
+    address: str, size: int
+) -> None:
+    async def main() -> None:
+        x = np.arange(size, dtype=np.int64)
+        given = triton.InferInput("x", x.shape, "INT64")
+        given.set_data_from_numpy(x, binary_data=False)
+        wanted = triton.InferRequestedOutput("x", binary_data=False)
+        async with aio_client(address) as client:
+            for algorithm in (None, "gzip", "deflate"):
+                result = await client.infer(
+                    "echo", [given], outputs=[wanted], response_compression_algorithm=algorithm
+                )
+                assert np.array_equal(result.as_numpy("x"), x)
+            with pytest.raises(InferenceServerException, match="there is no model"):
+                await client.infer("nope", [given], response_compression_algorithm="gzip")
+
+    asyncio.run(main())
 
 
 def test_descriptions(client: Any) -> None:

@@ -11,6 +11,7 @@ member counts as absent; unknown members are ignored.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sized
+from math import prod
 from time import monotonic
 from typing import Any, Final
 
@@ -18,16 +19,24 @@ import numpy as np
 
 from modelserve.errors import BackendError, InvalidInput, Unsupported
 from modelserve.messages import InferRequest, InferResponse, Parameters
-from modelserve.tensors import DATATYPES, Tensor, as_bytes_tensor, datatype_of
+from modelserve.tensors import (
+    DATATYPES,
+    Signature,
+    Tensor,
+    TensorSpec,
+    as_bytes_tensor,
+    datatype_of,
+)
 
 from ._json import Buffer, dumps, loads, may_hold_booleans
 from ._plans import learn_frame, learn_head, opening_timeout, read_by_frame, read_by_head
 from ._templates import write_by_template
-from ._tensors import from_bytes, from_list, shape_of, short, to_bytes, to_list
+from ._tensors import from_bytes, from_list, shape_of, short, to_bytes, to_list, wire_dtype
 
 __all__ = [
     "HEADER",
     "decode_error",
+    "decode_raw",
     "decode_request",
     "decode_response",
     "encode_error",
@@ -83,7 +92,7 @@ def decode_request(
 
     Raises:
         InvalidInput: The body is not a request; the text says where.
-        Unsupported: It asks for classification, shared memory or a raw request.
+        Unsupported: It asks for classification or shared memory.
 
     Example:
         >>> body = b'{"inputs":[{"name":"x","datatype":"INT8","shape":[2],"data":[1,2]}]}'
@@ -130,6 +139,71 @@ def _decode_request(
     if outputs is not None:
         _set_outputs(request, outputs)
     return request
+
+
+def decode_raw(
+    body: Buffer, signature: Signature, *, batched: bool, model: str, version: str = ""
+) -> InferRequest:
+    """Return the request in a body without JSON: the bytes of the model's one input.
+
+    Every output is asked for as binary data. Of a tensor that rows are batched of, the body may
+    hold any number of rows; one of BYTES has one element, the whole body, without its length.
+
+    Args:
+        body: The whole body, decompressed.
+        signature: What the model takes.
+        batched: Whether axis 0 of its tensors counts rows.
+        model: Name of the model, from the path.
+        version: Version number or label, from the path.
+
+    Raises:
+        InvalidInput: The model has several inputs, or the bytes do not tell the input's shape.
+    """
+    if len(signature.inputs) != 1:
+        raise InvalidInput(
+            f"the model has {len(signature.inputs)} inputs, and only one can stand in a body "
+            "without JSON: send a JSON part, and its length in Inference-Header-Content-Length"
+        )
+    spec = signature.inputs[0]
+    place = f'inputs[0] "{spec.name}"'
+    shape = _raw_shape(spec, len(body), batched, place)
+    if spec.datatype == "BYTES":
+        array = np.empty(1, np.object_)
+        array[0] = bytes(body)
+        tensor: Tensor = array.reshape(shape)
+        tensor.flags.writeable = False
+    else:
+        tensor = from_bytes(body, 0, len(body), spec.datatype, shape, prod(shape), place)
+    return InferRequest(
+        model,
+        {spec.name: tensor},
+        version=version,
+        output_parameters={_EVERY: {"binary_data": True}},
+    )
+
+
+def _raw_shape(spec: TensorSpec, size: int, batched: bool, place: str) -> tuple[int, ...]:
+    """Return the shape of a tensor of so many bytes, whose open axis they tell."""
+    if spec.shape is None:
+        raise InvalidInput("its number of axes is open: send a JSON part", path=place)
+    shape = list(spec.shape)
+    if spec.datatype == "BYTES":
+        shape = [1 if length < 0 else length for length in shape]
+        if prod(shape) != 1:
+            raise InvalidInput("a body without JSON holds one element", path=place)
+        return tuple(shape)
+    if batched and shape and any(length < 0 for length in shape[1:]):
+        shape[0] = 1
+    axes = [axis for axis, length in enumerate(shape) if length < 0]
+    if len(axes) > 1:
+        raise InvalidInput(f"{len(axes)} of its axes are open: send a JSON part", path=place)
+    if axes:
+        shape[axes[0]] = 1
+        each = prod(shape) * wire_dtype(spec.datatype).itemsize
+        if not each or size % each:
+            raise InvalidInput(f"expected a multiple of {each} bytes, got {size}", path=place)
+        shape[axes[0]] = size // each
+    return tuple(shape)
 
 
 def peek_timeout(body: Buffer) -> float | None:
@@ -293,7 +367,7 @@ def _header_length(value: int | str, size: int) -> int:
     if not 0 <= value <= size:
         raise InvalidInput(f"expected at most the body's {size} bytes, got {value}", path=HEADER)
     if value == 0:
-        raise Unsupported("a request without a JSON part is not offered here")
+        raise InvalidInput("expected a JSON part, got none", path=HEADER)
     return value
 
 

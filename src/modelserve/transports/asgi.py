@@ -33,6 +33,7 @@ from .routes import (
     Reply,
     Request,
     Route,
+    asks_to_compress,
     routes_of,
 )
 from .together import Arrival, Together
@@ -142,7 +143,10 @@ class ASGIApp:
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])
         request = Request(scope["method"], _path(scope), _Headers(headers))
-        if _OPTIONAL.isdisjoint(headers):
+        encoding = headers.get(b"accept-encoding")
+        # Most clients' libraries name several encodings, which asks for none.
+        asks = encoding is not None and asks_to_compress(encoding.decode("latin-1"))
+        if not asks and _OPTIONAL.isdisjoint(headers):
             request.plain = True
             size = headers.get(_JSON_SIZE)
             request.json_size = None if size is None else size.decode("latin-1")

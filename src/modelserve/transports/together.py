@@ -21,7 +21,7 @@ import numpy as np
 from modelserve.codecs.oip_rows import RowKind, read_row, write_rows
 from modelserve.messages import BatchRecord, Exchange
 from modelserve.protocols import Caller, RowRunner
-from modelserve.transports.routes import Route, Routes
+from modelserve.transports.routes import COMPRESSED_FROM, Route, Routes
 
 __all__ = ["Arrival", "Asker", "Together"]
 
@@ -246,6 +246,11 @@ class Together:
             self._paused[route.model, route.version] = began + _PAUSE
             return None
         bodies, json_size = written
+        if json_size is None and len(bodies[0]) >= COMPRESSED_FROM:
+            # Who would take it compressed is looked at one by one; beside such answers a request's
+            # way costs little.
+            self._paused[route.model, route.version] = began + _PAUSE
+            return None
         return version, record, bodies, json_size, (perf_counter() - began) / count
 
     def _admits(self, route: Route, arrival: Arrival) -> str | None:

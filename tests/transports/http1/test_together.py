@@ -209,6 +209,33 @@ def test_binary_requests(repository: ModelRepository, parameters: dict[str, Any]
     check_alike(repository, [message(body, binary=head) for body, head in sent], CROWD)
 
 
+@pytest.mark.parametrize("header", ["Accept: */*", "Accept-Encoding: gzip, deflate"])
+def test_answers_that_may_be_compressed_go_their_own_ways(
+    repository: ModelRepository, header: str
+) -> None:
+    repository.add("large", onnx_models.mlp(4, 4096), max_batch_size=16)
+    bodies = [in_json(row.ravel().tolist()) for row in rows(CROWD)]
+    messages = [message(body, header, model="large") for body in bodies]
+
+    found = check_alike(repository, messages, 0)
+
+    for answer in found:
+        assert (b"content-encoding: gzip" in answer) is header.startswith("Accept-Encoding")
+
+
+@pytest.mark.parametrize("name", ["gzip", "deflate"])
+def test_who_asks_for_compressed_answers_goes_an_own_way(
+    repository: ModelRepository, name: str
+) -> None:
+    bodies = [in_json(row.ravel().tolist()) for row in rows(CROWD)]
+
+    found = check_alike(
+        repository, [message(body, f"Accept-Encoding: {name}") for body in bodies], 0
+    )
+
+    assert all(f"content-encoding: {name}".encode() in answer for answer in found)
+
+
 def test_kinds_are_told_apart(repository: ModelRepository) -> None:
     messages = []
     for row in rows(4):

@@ -12,7 +12,13 @@ from typing import Any, Final
 from modelserve.codecs import oip
 from modelserve.errors import ClientError
 from modelserve.protocols import Certificate
-from modelserve.transports.routes import OPTIONAL_HEADERS, NoSuchPath, Route, split_target
+from modelserve.transports.routes import (
+    OPTIONAL_HEADERS,
+    NoSuchPath,
+    Route,
+    asks_to_compress,
+    split_target,
+)
 
 from .limits import Limits
 
@@ -81,7 +87,8 @@ class Head:
         chunked: Whether the body comes in chunks.
         gathered: Whether requests with it may be answered together with others.
         json_size: The header Inference-Header-Content-Length.
-        plain: Whether it has none of the `OPTIONAL_HEADERS`.
+        plain: Whether it has none of the `OPTIONAL_HEADERS` and does not ask for a compressed
+            answer.
         keep_alive: Whether the client will send further requests.
         old: Whether it is HTTP/1.0, where keeping a connection has to be said.
         expects: Whether the client waits for a `100 Continue`.
@@ -111,7 +118,9 @@ class Head:
     def __init__(self, method: str, target: bytes, headers: dict[str, str]) -> None:
         self.method = method
         self.header: Callable[[str], str | None] = headers.get
-        self.plain = OPTIONAL_HEADERS.isdisjoint(headers)
+        self.plain = OPTIONAL_HEADERS.isdisjoint(headers) and not asks_to_compress(
+            headers.get("accept-encoding")
+        )
         size = headers.get(oip.HEADER)
         # A number is read once; anything else is the codec's to refuse.
         digits = size is not None and size.isascii() and size.isdigit() and len(size) < 20

@@ -1,5 +1,6 @@
 """One table of routes for every HTTP transport, and what answers them."""
 
+from .bodies import COMPRESSED_FROM, asks_to_compress
 from .messages import (
     BINARY,
     JSON,
@@ -17,6 +18,7 @@ from .table import Route
 
 __all__ = [
     "BINARY",
+    "COMPRESSED_FROM",
     "JSON",
     "MAX_BODY_SIZE",
     "OPTIONAL_HEADERS",
@@ -31,6 +33,7 @@ __all__ = [
     "Request",
     "Route",
     "Routes",
+    "asks_to_compress",
     "routes_of",
     "split_target",
 ]

@@ -127,8 +127,8 @@ class Request:
         self.explains = False
         """Whether the caller wants to know where the time went."""
         self.plain = False
-        """Whether the transport knows that it has none of the `OPTIONAL_HEADERS`, and has set
-        `json_size`: the headers are not looked at then."""
+        """Whether the transport knows that it has none of the `OPTIONAL_HEADERS`, does not ask for
+        a compressed answer, and has set `json_size`: the headers are not looked at then."""
 
     def answering(
         self, routes: Routes, message: InferRequest, deliver: Callable[[Reply], None]

@@ -31,7 +31,13 @@ from modelserve.protocols import Admin, Authenticator, Caller, Catalog, Gatherin
 
 from . import generate, server
 from . import oip as oip_endpoints
-from .bodies import decompress
+from .bodies import (
+    COMPRESSED_FROM,
+    asks_to_compress,
+    compress_answer,
+    compress_asked,
+    decompress,
+)
 from .messages import BINARY, JSON, MAX_BODY_SIZE, Body, Reply, Request, reply_json
 from .table import Endpoint, Route, Table
 
@@ -250,6 +256,10 @@ class Routes:
         """
         if self._begin is None or not route.infers:
             return None
+        if not request.plain and asks_to_compress(request.header("accept-encoding")):
+            return None  # a thread may have to do that
+        if _is_raw(request):
+            return None  # what the model takes has to be asked for
         started = perf_counter()
         message = self.decode(request, route)
         cast(Exchange, request.exchange).decode = perf_counter() - started
@@ -371,6 +381,21 @@ class Routes:
             request.explains = _take_flag(message, "explain")
         return message
 
+    async def _decode_raw(self, request: Request, route: Route) -> InferRequest:
+        """Return the message in a request whose body is one tensor's bytes and nothing else."""
+        info = await self.catalog().describe(route.model, route.version)
+        if info.signature is None:
+            raise InvalidInput(f'model "{route.model}" does not say what it takes')
+        message = oip.decode_raw(
+            self.take_body(request, route),
+            info.signature,
+            batched=info.max_batch_size > 0,
+            model=route.model,
+            version=route.version,
+        )
+        self.address(message, request)
+        return message
+
     def take_body(self, request: Request, route: Route) -> Body:
         """Return the body of a request for inference, decompressed; the request has none then.
 
@@ -416,10 +441,16 @@ class Routes:
         """Answer a request of the Open Inference Protocol's own inference."""
         started = perf_counter()
         # In a call of its own: nothing of the body may be held here while the servable is awaited.
-        message = self.decode(request, route)
+        if _is_raw(request):
+            message = await self._decode_raw(request, route)
+        else:
+            message = self.decode(request, route)
         cast(Exchange, request.exchange).decode = perf_counter() - started
         response = await self.servable.infer(message)
-        return self.encode(request, message, response)
+        reply = self.encode(request, message, response)
+        if not request.plain:
+            await compress_asked(reply, request.header("accept-encoding") or "")
+        return reply
 
     def encode(self, request: Request, message: InferRequest, response: InferResponse) -> Reply:
         """Return the reply that carries a response."""
@@ -432,9 +463,12 @@ class Routes:
         size = len(parts[0]) if len(parts) == 1 else sum(map(len, parts))
         kind = JSON if json_size is None else BINARY
         reply = Reply(200, kind, parts, size, request.id, json_size)
+        if size >= COMPRESSED_FROM:
+            compress_answer(reply, request.header("accept-encoding") or "")
         exchange.encode = perf_counter() - started
         if request.explains:
-            reply.extra = [(b"server-timing", _server_timing(exchange).encode())]
+            timing = (b"server-timing", _server_timing(exchange).encode())
+            reply.extra = [*reply.extra, timing]
         return reply
 
 
@@ -532,6 +566,12 @@ def _timeout(request: Request, body: Body) -> float | None:
     except ValueError:
         return None
     return seconds if 0 < seconds <= _LONGEST_TIMEOUT else None
+
+
+def _is_raw(request: Request) -> bool:
+    """Tell whether a body has no JSON part."""
+    size = request.json_size if request.plain else request.header(oip.HEADER)
+    return size == 0 or size == "0"
 
 
 def _read_headers(message: InferRequest, request: Request) -> None:
