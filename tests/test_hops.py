@@ -164,4 +164,5 @@ def test_json_request_to_the_application(repository: ModelRepository) -> None:
     count, files = count_async(request)
     assert statuses == {200}
     assert 30 < count <= 75
-    assert files <= 16  # requests and replies have a file of their own beside the routes
+    # Requests and replies have a file of their own, and so has the wait for their clients.
+    assert files <= 17

@@ -6,18 +6,18 @@ No framework and no lifespan are needed. Sockets and HTTP parsing are the ASGI s
 from __future__ import annotations
 
 import asyncio
-from asyncio import CancelledError, Task, TimerHandle, current_task
-from collections import deque
-from collections.abc import Awaitable, Callable, Generator, Iterable, MutableMapping
+from asyncio import CancelledError, current_task
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from contextlib import aclosing
 from time import perf_counter
-from typing import Any, Final, Generic, TypeAlias, TypeGuard, TypeVar, cast
+from typing import Any, Final, TypeAlias, TypeGuard, cast
 
 from modelserve.codecs import oip
 from modelserve.errors import Cancelled, PayloadTooLarge
 from modelserve.messages import Exchange
 from modelserve.protocols import Authenticator, Caller, Servable
 
+from .interruption import Interrupted, Interruptible, Message, Receive, Timers, Watches
 from .routes import (
     BINARY,
     JSON,
@@ -41,22 +41,11 @@ from .together import Arrival, Together
 __all__ = ["ASGIApp", "Message", "Receive", "Scope", "Send", "mount"]
 
 Scope: TypeAlias = MutableMapping[str, Any]
-Message: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 Application: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-_T = TypeVar("_T")
-
-# Loops call a timer up to their clock's resolution before its time.
-_EARLY: Final = 1e-3
-
 _OPTIONAL: Final = frozenset(name.encode() for name in OPTIONAL_HEADERS)
 _JSON_SIZE: Final = oip.HEADER.encode()
-
-_WATCH_AFTER: Final = 0.05
-"""Seconds an answer may take before its client is watched. Watching costs a task; most answers
-are there sooner."""
 
 
 class ASGIApp:
@@ -113,7 +102,7 @@ class ASGIApp:
         if body_timeout is not None and body_timeout <= 0:
             raise ValueError(f"body_timeout is more than 0 seconds, got {body_timeout}")
         self._body_timeout = body_timeout
-        self._timers: dict[asyncio.AbstractEventLoop, _Timers] = {}
+        self._watches = Watches()
         self._gathers = gather
         self._gatherings: dict[asyncio.AbstractEventLoop, Together] = {}
         self._routes = routes_of(
@@ -169,7 +158,7 @@ class ASGIApp:
         except OSError:
             # How a server may tell that the client is gone; nobody is left to be told.
             _gone(request)
-        except _Interrupted:  # the client is gone, in the middle of a stream
+        except Interrupted:  # the client is gone, in the middle of a stream
             _gone(request)
         except CancelledError:
             _gone(request)
@@ -192,7 +181,7 @@ class ASGIApp:
             body = None  # nothing of it may be held here while the servable is awaited
         except _ClientGone:
             return None
-        except _Interrupted:
+        except Interrupted:
             error = BodyTimeout(f"the body took more than {self._body_timeout} seconds")
             return routes.refuse(request, error)
         except Exception as failure:  # the boundary of one HTTP request, up to its body
@@ -201,8 +190,8 @@ class ASGIApp:
         if request.exchange is None:
             return await answer
         try:
-            return await _Interruptible(answer, self._watch(), receive)
-        except _Interrupted:
+            return await self._watches.watched(answer, receive)
+        except Interrupted:
             return None
         except CancelledError as cancelled:
             task = current_task()
@@ -217,12 +206,12 @@ class ASGIApp:
             await send(
                 {"type": "http.response.start", "status": reply.status, "headers": reply.headers}
             )
-            return await _Interruptible(_send_pieces(stream, send), self._watch(), receive)
+            return await self._watches.watched(_send_pieces(stream, send), receive)
 
     async def _body(self, request: Request, route: Route, receive: Receive) -> bytes:
         reading = _read(receive, route.max_body, request.header("content-length"))
         timeout = self._body_timeout
-        return await (_Interruptible(reading, _Timers(timeout)) if timeout else reading)
+        return await (Interruptible(reading, Timers(timeout)) if timeout else reading)
 
     async def _together(
         self, request: Request, receive: Receive
@@ -266,16 +255,6 @@ class ASGIApp:
                 del self._gatherings[known]
             together = self._gatherings[loop] = Together(self._routes)
         return together
-
-    def _watch(self) -> _Timers:
-        """Return the timers after which clients are watched, on the running loop."""
-        loop = asyncio.get_running_loop()
-        timers = self._timers.get(loop)
-        if timers is None:
-            for known in [known for known in self._timers if known.is_closed()]:
-                del self._timers[known]
-            timers = self._timers[loop] = _Timers(_WATCH_AFTER)
-        return timers
 
 
 async def _send_pieces(stream: Pieces, send: Send) -> int:
@@ -374,139 +353,6 @@ async def _read(receive: Receive, limit: int, length: str | None) -> bytes:
 
 class _ClientGone(Exception):
     """The client went away before its body was whole."""
-
-
-class _Interrupted(Exception):
-    """The time was up, or the client went away."""
-
-
-class _Timers:
-    """Calls everyone who waits when so many seconds have passed, with one timer of the loop's.
-
-    A timer for each would cost more than half of an answer; most are over before it runs out.
-
-    Args:
-        delay: The seconds, the same for all.
-    """
-
-    __slots__ = ("_delay", "_timer", "_waiting")
-
-    def __init__(self, delay: float) -> None:
-        self._delay = delay
-        self._waiting: deque[tuple[float, _Interruptible[Any]]] = deque()
-        self._timer: TimerHandle | None = None
-
-    def add(self, waiting: _Interruptible[Any], loop: asyncio.AbstractEventLoop) -> None:
-        """Have `ring` called later, unless it is over by then."""
-        self._waiting.append((loop.time() + self._delay, waiting))
-        if self._timer is None:
-            self._timer = loop.call_later(self._delay, self._ring, loop)
-
-    def _ring(self, loop: asyncio.AbstractEventLoop) -> None:
-        now = loop.time() + _EARLY
-        waiting = self._waiting
-        while waiting and (waiting[0][0] <= now or waiting[0][1].over):
-            waiting.popleft()[1].ring()
-        left = waiting[0][0] - now if waiting else 0.0
-        self._timer = loop.call_later(left, self._ring, loop) if waiting else None
-
-
-class _Interruptible(Generic[_T]):
-    """Awaits something for a limited time; costs nothing when that is done without suspending.
-
-    With `receive`, the end of the time does not interrupt it but begins to watch the client,
-    whose disconnection does. Never longer than the awaitable: an adapter may wait for a pending
-    `receive` after the response for ever.
-    """
-
-    __slots__ = (
-        "_awaitable",
-        "_cancelling",
-        "_interrupted",
-        "_receive",
-        "_task",
-        "_timers",
-        "_watch",
-        "over",
-    )
-
-    def __init__(
-        self, awaitable: Awaitable[_T], timers: _Timers, receive: Receive | None = None
-    ) -> None:
-        self._awaitable: Awaitable[_T] | None = awaitable
-        self._timers = timers
-        self._receive = receive
-        self._interrupted = False
-        self.over = False
-        self._watch: Task[Message] | None = None
-
-    def __await__(self) -> Generator[Any, None, _T]:
-        assert self._awaitable is not None
-        iterator = self._awaitable.__await__()
-        try:
-            step = next(iterator)
-        except StopIteration as done:
-            return cast(_T, done.value)
-        self._arm()
-        try:
-            while True:
-                try:
-                    yield step
-                except BaseException as error:  # not caught: passed on into the awaitable
-                    step = iterator.throw(error)
-                else:
-                    step = next(iterator)
-        except StopIteration as done:
-            return cast(_T, done.value)
-        except CancelledError:
-            if self._settle():
-                raise _Interrupted from None
-            raise
-        finally:
-            self._settle()
-            self.over = True
-            self._awaitable = None  # the timers keep this for a while
-            if self._watch is not None:
-                self._watch.cancel()
-
-    def _settle(self) -> bool:
-        """Take our own cancellation back; tell whether the task is to go on."""
-        if not self._interrupted:
-            return False
-        self._interrupted = False
-        return self._task.uncancel() <= self._cancelling
-
-    def _arm(self) -> None:
-        task = current_task()
-        if task is None:
-            raise RuntimeError("an ASGI application runs in an asyncio task")
-        self._task = task
-        self._cancelling = task.cancelling()
-        self._timers.add(self, task.get_loop())
-
-    def ring(self) -> None:
-        """Take note that the time is up."""
-        if not self.over:
-            if self._receive is None:
-                self._interrupt()
-            else:
-                self._look()
-
-    def _interrupt(self) -> None:
-        if not self.over:
-            self._interrupted = True
-            self._task.cancel()
-
-    def _look(self) -> None:
-        self._watch = asyncio.ensure_future(cast(Receive, self._receive)())
-        self._watch.add_done_callback(self._seen)
-
-    def _seen(self, watch: Task[Message]) -> None:
-        # A server whose `receive` fails here cannot tell; the answer is made all the same.
-        if watch.cancelled() or watch.exception() is not None:
-            return
-        if watch.result()["type"] == "http.disconnect":
-            self._interrupt()
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

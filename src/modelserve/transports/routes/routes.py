@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from itertools import count
-from math import ceil, nan
 from secrets import token_hex
 from time import monotonic, perf_counter
 from typing import Any, Final, Literal, Protocol, TypeAlias, cast, get_args
@@ -20,10 +19,8 @@ from modelserve.errors import (
     BackendError,
     ClientError,
     InvalidInput,
-    MethodNotAllowed,
     PermissionDenied,
     ServeError,
-    Unauthenticated,
     Unsupported,
 )
 from modelserve.messages import Exchange, InferRequest, InferResponse, Principal
@@ -38,15 +35,13 @@ from .bodies import (
     compress_asked,
     decompress,
 )
+from .headers import LONGEST_TIMEOUT, headers_of, is_request_id, seconds_of
 from .messages import BINARY, JSON, MAX_BODY_SIZE, Body, Reply, Request, reply_json
 from .table import Endpoint, Route, Table
 
 __all__ = ["PROTOCOLS", "AdminRoutes", "Exposition", "ProtocolName", "Routes", "routes_of"]
 
 _LOG = logging.getLogger(__name__)
-
-# Three centuries, as the codec has it for the parameter: more would not survive the arithmetic.
-_LONGEST_TIMEOUT: Final = 1e10
 
 AdminRoutes: TypeAlias = bool | Literal["direct"]
 
@@ -219,9 +214,7 @@ class Routes:
             )
 
     def _request_id(self, given: str | None) -> str:
-        if given and len(given) <= 128 and given.isascii() and _is_visible(given):
-            return given
-        return self.new_id()
+        return given if given and is_request_id(given) else self.new_id()
 
     def new_id(self) -> str:
         """Return an id for a request that came without one."""
@@ -277,13 +270,7 @@ class Routes:
         request.id = request.id or self._request_id(request.header("x-request-id"))
         status, text = self.told(request, error)
         reply = reply_json(status, oip.encode_error(text), request)
-        if isinstance(error, MethodNotAllowed):
-            reply.extra = [(b"allow", ", ".join(error.allow).encode())]
-        elif isinstance(error, Unauthenticated):
-            reply.extra = [(b"www-authenticate", b'Bearer realm="modelserve"')]
-        retry_after = getattr(error, "retry_after", None)
-        if retry_after is not None:
-            reply.extra = [(b"retry-after", b"%d" % max(1, ceil(retry_after)))]
+        reply.extra = headers_of(error)
         if request.method == "HEAD":
             reply.body = []
         return reply
@@ -552,10 +539,6 @@ def _endpoints(protocols: frozenset[ProtocolName]) -> list[Endpoint]:
     return endpoints
 
 
-def _is_visible(text: str) -> bool:
-    return text.isprintable() and " " not in text
-
-
 def _timeout(request: Request, body: Body) -> float | None:
     """Return the seconds a request has, as far as that can be told without decoding it."""
     said = None if request.plain else request.header("x-request-timeout")
@@ -565,7 +548,7 @@ def _timeout(request: Request, body: Body) -> float | None:
         seconds = float(said)
     except ValueError:
         return None
-    return seconds if 0 < seconds <= _LONGEST_TIMEOUT else None
+    return seconds if 0 < seconds <= LONGEST_TIMEOUT else None
 
 
 def _is_raw(request: Request) -> bool:
@@ -586,15 +569,7 @@ def _read_headers(message: InferRequest, request: Request) -> None:
 
 def _set_deadline(message: InferRequest, timeout: str) -> None:
     """Let a message end after so many seconds, unless it ends sooner."""
-    try:
-        seconds = float(timeout)
-    except ValueError:
-        seconds = nan
-    if not 0 < seconds <= _LONGEST_TIMEOUT:
-        raise InvalidInput(
-            f'expected seconds above 0, got "{timeout[:40]}"', path="header X-Request-Timeout"
-        )
-    deadline = monotonic() + seconds
+    deadline = monotonic() + seconds_of(timeout)
     if message.deadline is None or deadline < message.deadline:
         message.deadline = deadline
 
