@@ -200,7 +200,7 @@ def test_a_stream_is_not_asked_for_one_answer() -> None:
 
     version = load(PythonBackend(count, inputs=[SPEC]))
     assert version.batching == "off: streams are not batched"
-    with pytest.raises(Unsupported, match=r"call stream\(\) in the process"):
+    with pytest.raises(Unsupported, match=r"call stream\(\), or over HTTP generate_stream"):
         ask(version)
     version.close(drain=1)
 

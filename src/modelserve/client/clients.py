@@ -292,12 +292,14 @@ class AsyncClient:
     def stream(
         self, request: InferRequest | AsyncIterable[InferRequest]
     ) -> AsyncIterator[InferResponse]:
-        """Refuse: the protocol has no streams over REST.
+        """Refuse: what `generate_stream` sends over REST has no datatypes, so it is no response.
 
         Raises:
             Unsupported: Always.
         """
-        raise Unsupported("streams are not offered over REST")
+        raise Unsupported(
+            "a stream over REST has no datatypes; read the events of generate_stream instead"
+        )
 
     async def index(self) -> list[VersionInfo]:
         """List every version of every model the server knows."""
