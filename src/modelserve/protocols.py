@@ -152,6 +152,8 @@ class VersionInfo:
         versions: All loaded versions of the model, in ascending order.
         metadata: What the model says of itself, such as an ONNX file's producer and properties.
             Known in the process that serves it; the protocol does not carry it.
+        class_names: Names of a classifier's classes, by index; empty where they are not known.
+            Carried no further than `metadata`.
     """
 
     model: str
@@ -165,6 +167,7 @@ class VersionInfo:
     labels: tuple[str, ...] = ()
     versions: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict, hash=False)
+    class_names: tuple[str, ...] = ()
 
 
 class RowRunner(Protocol):

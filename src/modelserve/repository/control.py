@@ -27,6 +27,7 @@ from modelserve.errors import (
 from modelserve.observe.metrics import Metrics
 from modelserve.observe.recorder import Recorder
 from modelserve.protocols import Store, StoredVersion, VersionInfo
+from modelserve.repository.class_names import read_class_names
 from modelserve.repository.configuration import configured
 from modelserve.repository.models import (
     ModelEntry,
@@ -353,7 +354,9 @@ class Control:
         entry.loading |= {number}
         try:
             stored: StoredVersion = store.open(entry.name, number)
-            return self.load_version(entry, number, stored.path, entry.options)
+            loaded = self.load_version(entry, number, stored.path, entry.options)
+            loaded.class_names = read_class_names(stored.path)
+            return loaded
         except Exception as error:
             _log.error("model %s version %s could not be loaded: %s", entry.name, number, error)
             raise

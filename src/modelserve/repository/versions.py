@@ -32,6 +32,7 @@ from modelserve.execution.streams import StreamSlots, open_stream
 from modelserve.execution.waiting import Awaited, Done, TaskTicket
 from modelserve.messages import BatchRecord, Context, InferRequest, InferResponse, RequestInfo
 from modelserve.protocols import Backend, State, Ticket, Traits, VersionInfo
+from modelserve.repository.class_names import names_in_metadata
 from modelserve.tensors import Signature, Tensor, TensorSpec
 
 __all__ = ["ModelVersion", "VersionOptions", "load_version"]
@@ -117,6 +118,8 @@ class ModelVersion:
         self.platform = platform
         self.batching = batching
         self.state: State = "LOADING"
+        self.class_names: tuple[str, ...] = ()
+        """Names of its classes that stand in a file beside it."""
         self._turn = 0
         self.batched = batcher.max_batch_size > 0
         self._output_names = frozenset(spec.name for spec in signature.outputs)
@@ -145,6 +148,7 @@ class ModelVersion:
             labels=labels,
             versions=versions or (self.version,),
             metadata=self._metadata,
+            class_names=self.class_names or self._own_class_names,
         )
 
     @cached_property
@@ -155,6 +159,10 @@ class ModelVersion:
             found = None
         known = found if isinstance(found, Mapping) else {}
         return MappingProxyType({str(name): str(value) for name, value in known.items()})
+
+    @cached_property
+    def _own_class_names(self) -> tuple[str, ...]:
+        return names_in_metadata(self._metadata)
 
     # ------------------------------------------------------------------ requests
 
