@@ -1,0 +1,1 @@
+"""Ways into frameworks that the library itself does without. Import the one you use."""
