@@ -110,8 +110,8 @@ OUTER_ROOMS = [
     f"modelserve.{room}" for room in ("transports", "client", "cli", "testing", "security")
 ]
 OPTIONAL = [
-    "httpcore", "httptools", "ml_dtypes", "onnx", "orjson", "prometheus_client", "rich", "sklearn",
-    "uvicorn", "uvloop",
+    "fastapi", "httpcore", "httptools", "ml_dtypes", "onnx", "orjson", "prometheus_client",
+    "pydantic", "rich", "sklearn", "starlette", "uvicorn", "uvloop",
 ]  # fmt: skip
 
 
@@ -163,6 +163,8 @@ MISSED = {
     "metrics": "from modelserve import Metrics; Metrics().render()",
     "client": "from modelserve import Client; Client('http://127.0.0.1:9')",
     "async client": "from modelserve import AsyncClient; AsyncClient('http://127.0.0.1:9')",
+    "routes": "import modelserve.integrations.fastapi",
+    "pydantic": "import modelserve.integrations.pydantic",
     "bfloat16": "from modelserve.tensors import numpy_dtype; numpy_dtype('BF16')",
 }
 
@@ -195,6 +197,8 @@ def said(without: Without) -> dict[str, str]:
         ("metrics", 'pip install "modelserve[serve]"'),
         ("client", 'pip install "modelserve[client]"'),
         ("async client", 'pip install "modelserve[client]"'),
+        ("routes", 'pip install "modelserve[fastapi]"'),
+        ("pydantic", 'pip install "modelserve[fastapi]"'),
         ("bfloat16", 'pip install "modelserve[bf16]"'),
     ],
 )
