@@ -151,6 +151,7 @@ def _raw(path: str) -> dict[str, tuple[str, str]]:
 def _ours() -> list[Contestant]:
     mounted = {wire: (f"/ml{path}", form) for wire, (path, form) in _OIP.items()}
     beside = HERE / "ours" / "in_fastapi.py"
+    route = HERE / "ours" / "fastapi_route.py"
     return [
         Contestant("floor", _floor, _OIP, ("M1", "M3", "tree")),
         Contestant(OURS, _serve(), _OIP, _ONNX),
@@ -169,6 +170,10 @@ def _ours() -> list[Contestant]:
             _program(beside, "--beside", name=True),
             mounted,
             ("M1", "tree"),
+        ),
+        Contestant("modelserve-route", _program(route, name=True), _plain("/predict"), _ONNX),
+        Contestant(
+            "modelserve-typed", _program(route, name=True), _plain("/typed"), ("M1", "M3", "tree")
         ),
         Contestant("modelserve-function", _function, _OIP, ("sklearn",)),
     ]
