@@ -49,6 +49,10 @@ _MAX_FRAMES: Final = 4
 """Frames that begin alike."""
 DATA: Final = b'"data":'
 _MICROSECOND: Final = 1_000_000
+
+MAX_TIMEOUT: Final = 10**16
+"""Microseconds, three centuries, from which a timeout is none: no clock's arithmetic survives it.
+"""
 _ALL_BINARY: Final = {"": {"binary_data": True}}
 
 # What is another one for every request stands first where clients write it: an id, and from this
@@ -122,7 +126,7 @@ class _Envelope:
         # A second id or timeout behind the opening's is the one that counts.
         self.id: str | None = request.id if "id" in document else None
         timeout = 0 if own[2] else (document.get("parameters") or {}).get("timeout", 0)
-        self.timeout: int = timeout
+        self.timeout: int = timeout if timeout < MAX_TIMEOUT else 0
         # Copies: whoever has this request may change it.
         self.outputs = None if request.outputs is None else tuple(request.outputs)
         self.output_parameters = _copied(request.output_parameters)

@@ -29,7 +29,14 @@ from modelserve.tensors import (
 )
 
 from ._json import Buffer, dumps, loads, may_hold_booleans
-from ._plans import learn_frame, learn_head, opening_timeout, read_by_frame, read_by_head
+from ._plans import (
+    MAX_TIMEOUT,
+    learn_frame,
+    learn_head,
+    opening_timeout,
+    read_by_frame,
+    read_by_head,
+)
 from ._templates import write_by_template
 from ._tensors import from_bytes, from_list, shape_of, short, to_bytes, to_list, wire_dtype
 
@@ -53,11 +60,11 @@ _DATATYPES: Final = frozenset(DATATYPES)
 _NONE: Parameters = {}
 _EVERY: Final = ""
 _MICROSECOND: Final = 1_000_000
+_FLAGS: Final = ("binary_data_output", "sequence_start", "sequence_end")
 _MAX_ENTRIES: Final = 1024
 """Inputs, outputs, or parameters in one place, that a message may have."""
 _SMALL_BODY: Final = 4096
-# A timeout beyond this (three centuries) would not survive the arithmetic of clocks.
-_MAX_TIMEOUT: Final = 10**16
+_MAX_NATURAL: Final = 2**64 - 1
 
 
 def decode_request(
@@ -362,7 +369,10 @@ class _Reader:
 def _header_length(value: int | str, size: int) -> int:
     if isinstance(value, str):
         if not (value.isascii() and value.isdigit() and len(value) < 20):
-            raise InvalidInput(f"expected a number, got {short(value)}", path=HEADER)
+            digits = value.strip(" \t")  # not every server strips headers' values
+            if digits == value:
+                raise InvalidInput(f"expected a number, got {short(value)}", path=HEADER)
+            return _header_length(digits, size)
         value = int(value)
     if not 0 <= value <= size:
         raise InvalidInput(f"expected at most the body's {size} bytes, got {value}", path=HEADER)
@@ -407,13 +417,24 @@ def _parameters(value: Any, place: str) -> dict[str, Any]:
     return value
 
 
-def _natural(parameters: dict[str, Any], name: str, limit: int) -> int:
-    value = parameters.pop(name, 0)
-    if type(value) is not int or not 0 <= value <= limit:
+def _natural(parameters: dict[str, Any], name: str) -> int:
+    value = parameters.pop(name)
+    if type(value) is not int or not 0 <= value <= _MAX_NATURAL:
         raise InvalidInput(
-            f"expected an integer from 0 to {limit}, got {short(value)}", path=f"parameters.{name}"
+            f"expected an integer from 0 to {_MAX_NATURAL}, got {short(value)}",
+            path=f"parameters.{name}",
         )
     return value
+
+
+def _sequence_id(value: Any) -> int | str:
+    if type(value) is str or (type(value) is int and 0 <= value <= _MAX_NATURAL):
+        found: int | str = value
+        return found
+    raise InvalidInput(
+        f"expected a string or an integer from 0 to {_MAX_NATURAL}, got {short(value)}",
+        path="parameters.sequence_id",
+    )
 
 
 def set_parameters(request: InferRequest, parameters: dict[str, Any]) -> None:
@@ -423,19 +444,17 @@ def set_parameters(request: InferRequest, parameters: dict[str, Any]) -> None:
         InvalidInput: One of those is not what it must be.
     """
     if "timeout" in parameters:
-        microseconds = _natural(parameters, "timeout", _MAX_TIMEOUT)
-        if microseconds:
+        microseconds = _natural(parameters, "timeout")
+        # Clients write the largest number there is for "as long as it takes".
+        if 0 < microseconds < MAX_TIMEOUT:
             request.deadline = monotonic() + microseconds / _MICROSECOND
     if "priority" in parameters:
-        request.priority = _natural(parameters, "priority", 2**64 - 1)
-    sequence_id = parameters.get("sequence_id", 0)
-    if type(sequence_id) not in (int, str):
-        raise InvalidInput(
-            f"expected an integer or a string, got {short(sequence_id)}",
-            path="parameters.sequence_id",
-        )
-    request.sequence_id = sequence_id
-    _flag(parameters, "binary_data_output", "parameters")
+        request.priority = _natural(parameters, "priority")
+    if "sequence_id" in parameters:
+        request.sequence_id = _sequence_id(parameters["sequence_id"])
+    for name in _FLAGS:
+        if name in parameters:
+            _flag(parameters, name, "parameters")
     if parameters.pop("binary_data_output", False):
         request.output_parameters = {_EVERY: {"binary_data": True}}
     request.parameters = parameters
@@ -578,7 +597,7 @@ def _request_parameters(request: InferRequest, binary: bool) -> dict[str, Any]:
         # At least one microsecond: 0 would mean no limit.
         left = int((request.deadline - monotonic()) * _MICROSECOND)
         # First, since it is another one every time: servers know again what follows it.
-        parameters["timeout"] = min(max(left, 1), _MAX_TIMEOUT)
+        parameters["timeout"] = min(max(left, 1), MAX_TIMEOUT - 1)
     parameters = {**parameters, **request.parameters, **parameters}
     if binary:
         parameters["binary_data_output"] = True
