@@ -10,16 +10,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
-import sys
 import sysconfig
 import tempfile
 from pathlib import Path
 
 import onnxruntime
-import pytriton
+from triton_server import command, environment, write_backends
 
-SERVER = Path(pytriton.__file__).parent / "tritonserver"
 _TYPES = {"tensor(float)": "TYPE_FP32", "tensor(int64)": "TYPE_INT64"}
 
 _MODEL = """
@@ -94,19 +91,6 @@ def write_repository(directory: Path, name: str, model: str, delay: int, batch: 
     )
 
 
-def write_backends(directory: Path) -> None:
-    """Put the Python backend and this interpreter's stub, which the wheel parts, together."""
-    folder = directory / "python"
-    folder.mkdir(parents=True)
-    for path in (SERVER / "backends" / "python").iterdir():
-        (folder / path.name).symlink_to(path)
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    stub = SERVER / "python_backend_stubs" / version / "triton_python_backend_stub"
-    (folder / stub.name).unlink(missing_ok=True)
-    shutil.copy(stub, folder / stub.name)
-    (folder / stub.name).chmod(0o755)
-
-
 def main() -> None:
     """Serve one model; becomes the server."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -126,23 +110,9 @@ def main() -> None:
         arguments.delay,
         arguments.max_batch_size,
     )
-    # A copied stub finds the wheel's libraries no more by where it lies.
-    site = Path(sysconfig.get_path("purelib"))
-    folders = [site / "nvidia_pytriton.libs", SERVER / "external_libs"]
-    libraries = [*map(str, folders), sysconfig.get_config_var("LIBDIR")]
-    environment = dict(os.environ)
-    environment["LD_LIBRARY_PATH"] = ":".join([*libraries, environment.get("LD_LIBRARY_PATH", "")])
-    environment["PYTHONPATH"] = str(site)
-    program = str(SERVER / "bin" / "tritonserver")
-    command = [
-        program,
-        f"--model-repository={directory / 'models'}",
-        f"--http-port={arguments.port}",
-    ]
-    command += [f"--backend-directory={directory / 'backends'}", "--http-address=127.0.0.1"]
-    command += [f"--http-thread-count={arguments.threads}", "--allow-grpc=false"]
-    command += ["--allow-metrics=false", "--disable-auto-complete-config"]
-    os.execve(program, command, environment)
+    run = command(directory, arguments.port)
+    run += [f"--http-thread-count={arguments.threads}", "--disable-auto-complete-config"]
+    os.execve(run[0], run, environment())
 
 
 if __name__ == "__main__":
