@@ -39,6 +39,23 @@ def on_uvicorn(app: Any, **settings: Any) -> Iterator[str]:
 
 
 @contextmanager
+def on_http1(server: Any) -> Iterator[str]:
+    """Run an `HTTPServer` in the loop of a thread of its own."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        asyncio.run_coroutine_threadsafe(server.start(), loop).result(10)
+        yield server.url
+    finally:
+        asyncio.run_coroutine_threadsafe(server.stop(), loop).result(10)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(10)
+        loop.close()
+    assert not thread.is_alive()
+
+
+@contextmanager
 def on_hypercorn(app: Any) -> Iterator[str]:
     """Serve an ASGI application with hypercorn."""
     from hypercorn.asyncio import serve
