@@ -17,7 +17,14 @@ try:
 except ImportError:  # no wheel for this platform or interpreter
     orjson = None  # type: ignore[assignment]  # the module or nothing
 
-__all__ = ["Buffer", "dumps", "loads", "may_hold_booleans"]
+__all__ = [
+    "Buffer",
+    "dumps",
+    "dumps_with_tokens",
+    "loads",
+    "loads_with_tokens",
+    "may_hold_booleans",
+]
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
@@ -50,6 +57,7 @@ def _parse_constant(text: str) -> NoReturn:
 _DECODER = json.JSONDecoder(
     parse_float=_parse_float, parse_int=_parse_int, parse_constant=_parse_constant
 )
+_TOKENS = json.JSONDecoder(parse_float=_parse_float, parse_int=_parse_int)
 
 
 def may_hold_booleans(text: bytes) -> bool:
@@ -82,11 +90,11 @@ def _plain_default(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
-def plain_loads(data: Buffer) -> Any:
+def plain_loads(data: Buffer, decoder: json.JSONDecoder = _DECODER) -> Any:
     """Parse with the standard library."""
     text = bytes(data).decode()
     try:
-        document = _DECODER.decode(text)
+        document = decoder.decode(text)
         if "\\u" in text:
             # Lone surrogates pass the standard parser; only encoding tells.
             json.dumps(document, ensure_ascii=False).encode()
@@ -117,3 +125,41 @@ loads = plain_loads if orjson is None else orjson.loads
 dumps = plain_dumps if orjson is None else fast_dumps
 """Write UTF-8 JSON. Arrays are C-contiguous and in native byte order; NaN and infinities in them
 become null."""
+
+
+def loads_with_tokens(data: bytes) -> Any:
+    """Parse UTF-8 JSON in which NaN, Infinity and -Infinity may stand for numbers.
+
+    They are no JSON: TensorFlow Serving's documents have them.
+
+    Raises:
+        ValueError: It is anything else.
+    """
+    try:
+        return loads(data)
+    except ValueError:
+        if b"NaN" not in data and b"Infinity" not in data:
+            raise
+    return plain_loads(data, _TOKENS)
+
+
+def _token_default(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        if value.dtype.kind != "f":
+            return value.tolist()
+        # As in `_plain_default`: the shortest digits.
+        flat = [float(text) for text in value.ravel().astype("U32").tolist()]
+        return flat if value.ndim == 1 else np.array(flat).reshape(value.shape).tolist()
+    if isinstance(value, np.floating):
+        return float(str(value))
+    return _plain_default(value)
+
+
+def dumps_with_tokens(document: Any) -> bytes:
+    """Write UTF-8 text that is JSON but for the tokens NaN, Infinity and -Infinity.
+
+    Arrays are in native byte order. Slower than `dumps`: for documents that have such numbers.
+    """
+    return json.dumps(
+        document, ensure_ascii=False, separators=(",", ":"), default=_token_default
+    ).encode()

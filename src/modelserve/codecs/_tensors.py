@@ -23,6 +23,8 @@ from modelserve.tensors import as_bytes_tensor, numpy_dtype
 from ._json import Buffer
 
 __all__ = [
+    "expected",
+    "first_wrong",
     "from_bytes",
     "from_list",
     "number_code",
@@ -230,8 +232,8 @@ def _fit(values: list[Any], datatype: str) -> bool:
     return bool not in types and _pack(values, _CODES[datatype], len(values)) is not None
 
 
-def _first_wrong(flat: list[Any], datatype: str) -> int:
-    """Return the index of the first element that is wrong, where there is one."""
+def first_wrong(flat: list[Any], datatype: str) -> int:
+    """Return the index of the first element of a flat list that is wrong, where there is one."""
     start, stop = 0, len(flat)
     # By halves: as much work as converting all of them once.
     while stop - start > 1:
@@ -246,8 +248,15 @@ def _first_wrong(flat: list[Any], datatype: str) -> int:
 def _wrong_element(
     flat: list[Any], datatype: str, place: str, index_shape: tuple[int, ...] | None
 ) -> InvalidInput:
-    index = _first_wrong(flat, datatype)
-    value = flat[index]
+    index = first_wrong(flat, datatype)
+    return InvalidInput(
+        expected(datatype, flat[index]),
+        path=f"{place}.data{_index(index, index_shape or (len(flat),))}",
+    )
+
+
+def expected(datatype: str, value: Any) -> str:
+    """Say what an element of a datatype is, where `value` is none."""
     wanted = {"BOOL": "true or false", "BYTES": "a string"}.get(datatype)
     if wanted is None:
         floating = datatype.startswith("FP")
@@ -256,10 +265,7 @@ def _wrong_element(
             wanted = f"a number in the range of {datatype}"
         else:
             wanted = f"a number for {datatype}" if floating else f"an integer for {datatype}"
-    return InvalidInput(
-        f"expected {wanted}, got {short(value)}",
-        path=f"{place}.data{_index(index, index_shape or (len(flat),))}",
-    )
+    return f"expected {wanted}, got {short(value)}"
 
 
 def from_bytes(
