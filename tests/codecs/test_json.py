@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from modelserve.codecs import _json
 
@@ -123,3 +124,37 @@ def test_a_boolean_is_seen_wherever_it_stands(word: bytes, size: int) -> None:
     }:
         if 0 <= at <= size:
             assert _json.may_hold_booleans(b"1" * at + word + b"1" * (size - at))
+
+
+SCALARS = [np.float32(0.2), np.float64(0.1), np.float32(3), np.int8(-1), np.bool_(True)]
+
+
+def test_scalars_are_written_alike() -> None:
+    assert _json.plain_dumps(SCALARS) == _json.dumps(SCALARS) == b"[0.2,0.1,3.0,-1,true]"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[NaN,Infinity,-Infinity]", "[nan, inf, -inf]"),
+        ('{"a":NaN,"b":18446744073709551615}', "{'a': nan, 'b': 18446744073709551615}"),
+        ('"NaN"', "'NaN'"),
+        ("[1.5]", "[1.5]"),
+    ],
+)
+def test_tokens_are_read_where_they_are_asked_for(text: str, expected: str) -> None:
+    assert repr(_json.loads_with_tokens(text.encode())) == expected
+
+
+@pytest.mark.parametrize("text", ["[nan]", "[NaN", "NaN NaN", "+Infinity", "[1e999,NaN]", "[NaN,]"])
+def test_texts_with_other_tokens_are_refused(text: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011  # the libraries' own texts
+        _json.loads_with_tokens(text.encode())
+
+
+@given(hnp.arrays(np.float32, hnp.array_shapes(max_dims=3)))
+def test_tokens_are_written_and_read(array: np.ndarray[Any, Any]) -> None:
+    text = _json.dumps_with_tokens({"a": array, "b": [array.ravel()[0]]})
+    found = _json.loads_with_tokens(text)
+    assert np.array_equal(np.array(found["a"], np.float32), array, equal_nan=True)
+    assert np.array_equal(np.float32(found["b"][0]), array.ravel()[0], equal_nan=True)

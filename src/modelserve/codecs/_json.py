@@ -85,6 +85,8 @@ def _plain_default(value: Any) -> Any:
         digits = value.ravel().astype("U32").tolist()
         flat = [float(text) if fine else None for text, fine in zip(digits, finite, strict=True)]
         return flat if value.ndim == 1 else np.array(flat, np.object_).reshape(value.shape).tolist()
+    if isinstance(value, np.floating):
+        return float(str(value)) if np.isfinite(value) else None
     if isinstance(value, np.generic):
         return value.item()
     raise TypeError(f"{type(value).__name__} has no JSON form")
