@@ -1,4 +1,4 @@
-"""Callers of every kind meet in one batch: a thread, a coroutine, and a client over a socket."""
+"""Callers of every kind meet in one batch: a thread, a coroutine, and clients over a socket."""
 
 import asyncio
 import threading
@@ -82,8 +82,8 @@ def row(number: float) -> dict[str, Tensor]:
     return {"x": np.full((1, 4), number, np.float32)}
 
 
-async def three_callers(repository: ModelRepository, gate: Gate) -> list[float]:
-    """Ask in three ways while the one instance is held; return what each was answered."""
+async def four_callers(repository: ModelRepository, gate: Gate) -> list[float]:
+    """Ask in four ways while the one instance is held; return what each was answered."""
     body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [30.0] * 4}]}
     async with HTTPServer(repository, http="127.0.0.1:0") as server:
         held = asyncio.create_task(repository.infer(InferRequest("add", row(0))))
@@ -96,14 +96,18 @@ async def three_callers(repository: ModelRepository, gate: Gate) -> list[float]:
             url = f"{server.url}/v2/models/add/infer"
             posted = asyncio.create_task(client.post(url, json=body))
             await until_waiting(repository, 3)
+            url = f"{server.url}/v1/models/add:predict"
+            rows = asyncio.create_task(client.post(url, json={"instances": [[40.0] * 4]}))
+            await until_waiting(repository, 4)
             gate.opened.set()
-            answer = await posted
-        assert answer.status_code == 200
+            answer, of_rows = await posted, await rows
+        assert (answer.status_code, of_rows.status_code) == (200, 200)
         assert (await held).outputs["y"].tolist() == [[1.0] * 4]
         return [
             float((await predicted)["y"][0, 0]),
             float((await inferred).outputs["y"][0, 0]),
             answer.json()["outputs"][0]["data"][0],
+            of_rows.json()["predictions"][0][0],
         ]
 
 
@@ -121,12 +125,13 @@ def onnx_session(repository: ModelRepository, gate: Gate) -> None:
 
 
 @pytest.mark.parametrize("added", [python_function, onnx_session])
-def test_thread_coroutine_and_http_request_share_one_batch(added: Any) -> None:
+def test_thread_coroutine_and_http_requests_share_one_batch(added: Any) -> None:
     gate, seen = Gate(), Exchanges()
     with ModelRepository(observers=[seen]) as repository:
         added(repository, gate)
-        assert asyncio.run(three_callers(repository, gate)) == [11.0, 21.0, 31.0]
-    assert gate.rows == [1, 3]
-    batched = [exchange for exchange in seen.closed if exchange.batch_requests == 3]
-    assert sorted(exchange.protocol for exchange in batched) == ["http", "inprocess", "inprocess"]
-    assert {(exchange.batch_rows, exchange.reason) for exchange in batched} == {(3, "next")}
+        assert asyncio.run(four_callers(repository, gate)) == [11.0, 21.0, 31.0, 41.0]
+    assert gate.rows == [1, 4]
+    batched = [exchange for exchange in seen.closed if exchange.batch_requests == 4]
+    protocols = sorted(exchange.protocol for exchange in batched)
+    assert protocols == ["http", "http", "inprocess", "inprocess"]
+    assert {(exchange.batch_rows, exchange.reason) for exchange in batched} == {(4, "next")}

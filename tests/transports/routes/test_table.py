@@ -46,6 +46,7 @@ MODELS = _table(
         ("/models/a", "/models/{model}", {"model": "a"}),
         ("/models/a:predict", "/models/{model}:predict", {"model": "a"}),
         ("/models/a:b:predict", "/models/{model}:predict", {"model": "a:b"}),
+        ("/models/A:PreDict", "/models/{model}:predict", {"model": "A"}),
         ("/models/a:other", "/models/{model}", {"model": "a:other"}),
         ("/models/a:b/stats", "/models/{model}/stats", {"model": "a:b"}),
         (
@@ -79,6 +80,32 @@ def test_a_path_may_have_an_endpoint_for_each_method() -> None:
     with pytest.raises(MethodNotAllowed) as refused:
         table.find("DELETE", "/a")
     assert refused.value.allow == ("GET", "HEAD", "POST")
+
+
+def test_a_verb_there_is_not_is_no_path() -> None:
+    table = Table(
+        [
+            Endpoint("GET", "/models/{model}", _nothing),
+            Endpoint("POST", "/models/{model}:predict", _nothing),
+        ],
+        100,
+    )
+
+    assert table.find("GET", "/models/a:other").model == "a:other"
+    with pytest.raises(NoSuchPath, match=r'there is no verb ":other" here; expected :predict'):
+        table.find("POST", "/models/a:other")
+    with pytest.raises(MethodNotAllowed):
+        table.find("POST", "/models/a")
+    with pytest.raises(MethodNotAllowed):
+        table.find("GET", "/models/a:predict")
+
+
+def test_what_could_not_be_decoded_is_not_the_root() -> None:
+    table = _table("")
+
+    assert table.find("GET", "/").endpoint.path == ""
+    with pytest.raises(NoSuchPath):
+        table.find("GET", "")
 
 
 @given(

@@ -1,4 +1,4 @@
-"""What the headers of a request say, and those that go with an error; for every HTTP transport."""
+"""What the headers of a request say, and those of an answer; for every HTTP transport."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from math import ceil, nan
 from typing import Final
 
 from modelserve.errors import InvalidInput, MethodNotAllowed, Unauthenticated
+from modelserve.messages import Exchange
 
-__all__ = ["LONGEST_TIMEOUT", "headers_of", "is_request_id", "seconds_of"]
+__all__ = ["LONGEST_TIMEOUT", "headers_of", "is_request_id", "seconds_of", "server_timing"]
 
 LONGEST_TIMEOUT: Final = 1e10
 """Three centuries, as the codec has it for the parameter: more would not survive the arithmetic."""
@@ -51,3 +52,13 @@ def headers_of(error: Exception) -> Sequence[tuple[bytes, bytes]]:
     if retry_after is not None:
         headers.append((b"retry-after", b"%d" % max(1, ceil(retry_after))))
     return headers
+
+
+def server_timing(exchange: Exchange) -> str:
+    """Return an exchange as the header Server-Timing has it, in milliseconds."""
+    times = ", ".join(
+        f"{name};dur={getattr(exchange, name) * 1e3:.3f}"
+        for name in ("decode", "queue", "run", "encode")
+    )
+    batch = f"{exchange.batch_requests} requests, {exchange.batch_rows} rows, {exchange.reason}"
+    return f'{times}, batch;desc="{batch}"'

@@ -26,7 +26,7 @@ from modelserve.errors import (
 from modelserve.messages import Exchange, InferRequest, InferResponse, Principal
 from modelserve.protocols import Admin, Authenticator, Caller, Catalog, Gathering, Servable, Ticket
 
-from . import generate, server
+from . import generate, server, v1
 from . import oip as oip_endpoints
 from .bodies import (
     COMPRESSED_FROM,
@@ -35,7 +35,7 @@ from .bodies import (
     compress_asked,
     decompress,
 )
-from .headers import LONGEST_TIMEOUT, headers_of, is_request_id, seconds_of
+from .headers import LONGEST_TIMEOUT, headers_of, is_request_id, seconds_of, server_timing
 from .messages import BINARY, JSON, MAX_BODY_SIZE, Body, Reply, Request, reply_json
 from .table import Endpoint, Route, Table
 
@@ -391,6 +391,7 @@ class Routes:
         Raises:
             ModelNotFound: The servable tells that there is no such model.
             ModelNotReady: It is not loaded.
+            DeadlineExceeded, Overloaded: It could not be answered in the time it has.
             InvalidInput: The body is not compressed as its header says.
             PayloadTooLarge: Decompressed it is larger than allowed.
             Unsupported: It is compressed in another way.
@@ -399,6 +400,10 @@ class Routes:
         if request.exchange is not None:
             request.exchange.bytes_in = len(body)
         self.check_model(route)
+        if self._check_deadline is not None:
+            seconds = _timeout(request, b"")
+            if seconds is not None:
+                self._check_deadline(route.model, route.version, monotonic() + seconds)
         encoding = request.header("content-encoding")
         return decompress(body, encoding, route.max_body) if encoding else body
 
@@ -454,7 +459,7 @@ class Routes:
             compress_answer(reply, request.header("accept-encoding") or "")
         exchange.encode = perf_counter() - started
         if request.explains:
-            timing = (b"server-timing", _server_timing(exchange).encode())
+            timing = (b"server-timing", server_timing(exchange).encode())
             reply.extra = [*reply.extra, timing]
         return reply
 
@@ -536,6 +541,7 @@ def _endpoints(protocols: frozenset[ProtocolName]) -> list[Endpoint]:
     endpoints = [*server.ENDPOINTS]
     if "oip" in protocols:
         endpoints += (*_INFER, *oip_endpoints.ENDPOINTS, *generate.ENDPOINTS)
+    endpoints += v1.endpoints(protocols)
     return endpoints
 
 
@@ -591,16 +597,6 @@ def _take_flag(message: InferRequest, name: str) -> bool:
 def _explained(exchange: Exchange) -> dict[str, float | int | str]:
     """Return what a response can say of its exchange: not how long writing it takes."""
     return {f"explain_{k}": v for k, v in exchange.explain().items() if k != "encode_us"}
-
-
-def _server_timing(exchange: Exchange) -> str:
-    """Return an exchange as the header Server-Timing has it, in milliseconds."""
-    times = ", ".join(
-        f"{name};dur={getattr(exchange, name) * 1e3:.3f}"
-        for name in ("decode", "queue", "run", "encode")
-    )
-    batch = f"{exchange.batch_requests} requests, {exchange.batch_rows} rows, {exchange.reason}"
-    return f'{times}, batch;desc="{batch}"'
 
 
 def _no_header(name: str) -> None:

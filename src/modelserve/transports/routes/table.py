@@ -120,7 +120,7 @@ class Route:
         self.scope = endpoint.scope
         self.max_body = max_body
         self.model = names.get("model", "")
-        self.version = names.get("version", "")
+        self.version = names.get("version", "") or names.get("label", "")
         self.names = MappingProxyType(dict(names))
 
 
@@ -175,14 +175,16 @@ class Table:
         found = self.known.get((method, path))
         if found is not None:
             return found
-        # Litestar appends a "/" to whatever it gives to a mount.
-        match = _match(self._root, _parts(path.removesuffix("/")), 0, {})
+        # Litestar appends a "/" to whatever it gives to a mount. No path at all is one that a
+        # transport could not decode.
+        match = _match(self._root, _parts(path.removesuffix("/")), 0, {}) if path else None
         if match is None:
             raise NoSuchPath(f'there is no path "{path[:200]}" here')
-        endpoints, names = match
-        endpoint = endpoints.get(method)
+        node, names = match
+        endpoint = node.endpoints.get(method)
         if endpoint is None:
-            allowed = tuple(endpoints)
+            _check_verb(node, path)
+            allowed = tuple(node.endpoints)
             raise MethodNotAllowed(
                 f"expected {' or '.join(allowed)}, got {method[:20]}", allow=allowed
             )
@@ -206,18 +208,27 @@ def _parts(path: str) -> list[str]:
     return parts
 
 
+def _check_verb(node: _Node, path: str) -> None:
+    """Refuse a path whose verb, being none of those there are, was taken for a part of a name."""
+    verbs = [part for part in node.parts if part.startswith(":")]
+    _, colon, verb = path.rpartition("/")[2].rpartition(":")
+    if verbs and colon:
+        raise NoSuchPath(f'there is no verb ":{verb[:40]}" here; expected {" or ".join(verbs)}')
+
+
 def _match(
     node: _Node, parts: list[str], at: int, names: dict[str, str]
-) -> tuple[dict[str, Endpoint], dict[str, str]] | None:
-    """Return what ends where the parts end, and the parts that have names.
+) -> tuple[_Node, dict[str, str]] | None:
+    """Return the node where the parts end, and the parts that have names.
 
     A part that is written in the table comes before one that has a name: where it leads nowhere,
     as for a model called ``stats``, the name is tried. No path in the table is long.
     """
     if at == len(parts):
-        return (node.endpoints, names) if node.endpoints else None
+        return (node, names) if node.endpoints else None
     part = parts[at]
-    known = node.parts.get(part)
+    # A verb may be written in any case, and only that: what else there is may be a name.
+    known = node.parts.get(part.lower() if part.startswith(":") else part)
     if known is not None:
         found = _match(known, parts, at + 1, names)
         if found is not None:
