@@ -154,7 +154,11 @@ def test_texts_with_other_tokens_are_refused(text: str) -> None:
 
 @given(hnp.arrays(np.float32, hnp.array_shapes(max_dims=3)))
 def test_tokens_are_written_and_read(array: np.ndarray[Any, Any]) -> None:
-    text = _json.dumps_with_tokens({"a": array, "b": [array.ravel()[0]]})
+    document = {"a": array, "b": [array.ravel()[0]], "c": ["null", "é"], "d": np.array([1, 2])}
+    text = _json.dumps_with_tokens(document)
+    assert b'"c":["null","\xc3\xa9"],"d":[1,2]}' in text
+    plain = _json.loads_with_tokens(_json.plain_dumps_with_tokens(document))
+    assert repr(_json.loads_with_tokens(text)) == repr(plain)
     found = _json.loads_with_tokens(text)
     assert np.array_equal(np.array(found["a"], np.float32), array, equal_nan=True)
     assert np.array_equal(np.float32(found["b"][0]), array.ravel()[0], equal_nan=True)
