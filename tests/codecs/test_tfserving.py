@@ -515,6 +515,20 @@ def test_output_without_axes_is_one_value(output: Any, text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "code", ["?", "b", "B", "h", "H", "i", "I", "l", "L", "q", "Q", "e", "f", "d"]
+)
+def test_every_type_that_numpy_has_is_written(code: str) -> None:
+    array = np.ones(2, code)
+    one = {"?": "true", "e": "1.0", "f": "1.0", "d": "1.0"}.get(code, "1")
+    assert encode({"a": array}) == f'{{"predictions":[{one},{one}]}}'
+    assert encode({"a": array[0]}, rows=False) == f'{{"outputs":{one}}}'
+    row = f'{{"a":{one},"b":[{one}]}}'
+    assert encode({"a": array, "b": array.reshape(2, 1)}) == f'{{"predictions":[{row},{row}]}}'
+    tokens = {"a": array, "b": np.array([math.nan, 1])}
+    assert encode(tokens) == (f'{{"predictions":[{{"a":{one},"b":NaN}},{{"a":{one},"b":1.0}}]}}')
+
+
+@pytest.mark.parametrize(
     ("outputs", "text"),
     [
         ({"y": np.array(1.0)}, 'instances: the model\'s output "y" is one value, not one for each'),

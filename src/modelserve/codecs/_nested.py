@@ -20,7 +20,7 @@ from modelserve.tensors import TensorSpec, as_bytes_tensor, datatype_of
 
 from ._tensors import expected, first_wrong, from_list, short, wire_dtype
 
-__all__ = ["Place", "from_nested", "is_binary", "to_array", "to_nested"]
+__all__ = ["Place", "from_nested", "is_binary", "rows_of", "to_array", "to_nested"]
 
 _MAX_AXES: Final = 32
 # Every integer up to here is a float of its own.
@@ -244,7 +244,17 @@ def to_nested(array: NDArray[Any], datatype: str, *, binary: bool) -> Any:
         array = array.astype(np.float32)
     elif not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
-    return np.ascontiguousarray(array) if array.ndim else array[()]
+    if array.ndim:
+        return np.ascontiguousarray(array)
+    # C has two names for most integers, and so has numpy, of which orjson knows one.
+    return array[()] if array.dtype.kind == "f" else array.item()
+
+
+def rows_of(nested: Any) -> Any:
+    """Return what `to_nested` made of an array as something whose items are written alone."""
+    if isinstance(nested, np.ndarray) and nested.ndim == 1 and nested.dtype.kind != "f":
+        return nested.tolist()
+    return nested
 
 
 def _strings(array: NDArray[Any], binary: bool) -> Any:

@@ -20,7 +20,7 @@ from modelserve.protocols import State, VersionInfo
 from modelserve.tensors import Datatype, Signature, Tensor, TensorSpec
 
 from ._json import Buffer, dumps, dumps_with_tokens, loads_with_tokens
-from ._nested import Place, from_nested, is_binary, to_array, to_nested
+from ._nested import Place, from_nested, is_binary, rows_of, to_array, to_nested
 from ._tensors import short
 
 __all__ = [
@@ -278,7 +278,8 @@ def nest_outputs(outputs: Mapping[str, Tensor], *, rows: bool) -> tuple[Any, boo
     if len(nested) == 1:
         (content,) = nested.values()
     elif rows:
-        content = [{name: value[row] for name, value in nested.items()} for row in range(count)]
+        columns = {name: rows_of(value) for name, value in nested.items()}
+        content = [{name: column[row] for name, column in columns.items()} for row in range(count)]
     else:
         content = nested
     return content, all(_is_finite(array, datatype) for array, datatype in arrays.values())
