@@ -319,11 +319,12 @@ def write_document(document: Mapping[str, Any], *, finite: bool = True) -> bytes
     return dumps(document) if finite else dumps_with_tokens(document)
 
 
-def encode_status(infos: Iterable[VersionInfo], **members: Any) -> bytes:
+def encode_status(infos: Iterable[VersionInfo], *, reasons: bool = True, **members: Any) -> bytes:
     """Return the body that tells the states of a model's versions, the newest first.
 
     Args:
         infos: The versions.
+        reasons: Whether it tells why a version failed, and not only that it did.
         members: What else the document has.
 
     Example:
@@ -331,21 +332,22 @@ def encode_status(infos: Iterable[VersionInfo], **members: Any) -> bytes:
         '{"model_version_status":[{"version":"1","state":"AVAILABLE",'
     """
     ordered = sorted(infos, key=_number, reverse=True)
-    return dumps({"model_version_status": [_status(info) for info in ordered], **members})
+    statuses = [_status(info, reasons) for info in ordered]
+    return dumps({"model_version_status": statuses, **members})
 
 
 def _number(info: VersionInfo) -> int:
     return int(info.version) if info.version.isdecimal() else -1
 
 
-def _status(info: VersionInfo) -> dict[str, Any]:
+def _status(info: VersionInfo, reasons: bool) -> dict[str, Any]:
     failed = info.state == "UNAVAILABLE" and info.reason not in _INTENDED
     return {
         "version": info.version,
         "state": _STATES[info.state],
         "status": {
             "error_code": "FAILED_PRECONDITION" if failed else "OK",
-            "error_message": info.reason if failed else "",
+            "error_message": info.reason if failed and reasons else "",
         },
     }
 

@@ -716,6 +716,35 @@ def test_deadline_is_kept(timeout: str, status: int, repository: ms.ModelReposit
     assert answer.status_code == status
 
 
+def test_request_whose_client_is_gone_is_taken_back(runner: asyncio.Runner) -> None:
+    async def main() -> None:
+        entered, left = asyncio.Event(), asyncio.Event()
+        closed: asyncio.Future[Exchange] = asyncio.get_running_loop().create_future()
+
+        async def held(inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+            entered.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                left.set()
+            return inputs
+
+        stub = StubModel(held, inputs=SPECS)
+        stub.record = closed.set_result  # type: ignore[attr-defined]  # as a repository has it
+        async with ms.HTTPServer(stub, http="127.0.0.1:0") as server:
+            port = int(server.url.rpartition(":")[2])
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            body = b'{"instances": [1.0]}'
+            head = f"POST {STUB} HTTP/1.1\r\nhost: a\r\ncontent-length: {len(body)}\r\n\r\n"
+            writer.write(head.encode() + body)
+            await entered.wait()
+            writer.transport.abort()
+            await left.wait()
+            assert (await closed).code == "CANCELLED"
+
+    runner.run(main())
+
+
 def test_body_may_be_compressed() -> None:
     ask = with_routes(StubModel(inputs=SPECS), max_body_size=1000)
     body = gzip.compress(b'{"instances": [1.0]}')
@@ -815,6 +844,11 @@ def test_version_that_failed_says_why(tmp_path: Path) -> None:
     assert failed["status"]["error_code"] == "FAILED_PRECONDITION"
     assert failed["status"]["error_message"]
     assert str(tmp_path) not in failed["status"]["error_message"]
+    key, hashed = APIKeys.generate()
+    guarded = with_routes(repo, authenticator=APIKeys({"ada": (hashed, {"infer"})}))
+    answer = guarded("GET", "/v1/models/m", headers={"x-api-key": key}).json()
+    hidden = {"error_code": "FAILED_PRECONDITION", "error_message": ""}
+    assert answer["model_version_status"][0]["status"] == hidden
     repo.close()
 
 

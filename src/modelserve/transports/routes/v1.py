@@ -130,7 +130,9 @@ async def _status(routes: Routes, request: Request, route: Route) -> Reply:
     members: dict[str, Any] = {}
     if "kserve" in routes.protocols and len(route.names) == 1:
         members = {"name": route.model, "ready": any(info.state == "READY" for info in infos)}
-    return reply_json(200, tfserving.encode_status(infos, **members), request)
+    # Why a version failed is for whoever may read the repository's index.
+    reasons = request.principal is None or route.scope in request.principal.scopes
+    return reply_json(200, tfserving.encode_status(infos, reasons=reasons, **members), request)
 
 
 async def _metadata(routes: Routes, request: Request, route: Route) -> Reply:
