@@ -226,6 +226,12 @@ def test_unknown_inputs_are_named_up_to_a_few() -> None:
     assert said == expected
 
 
+def test_a_name_is_shown_up_to_a_length() -> None:
+    long = "n" * 100_000
+    assert len(refusal(one(), {long: X})) < 200
+    assert len(refusal(one(), {"x": X, long: X})) < 200
+
+
 def test_one_input_too_many_is_told_what_the_model_takes() -> None:
     said = refusal(one(), {"x": X, "z": X})
     assert said == 'inputs[1] "z": unknown input; the model takes x'

@@ -89,7 +89,9 @@ _MEANT: Final = {
 }
 
 
+# What an error shows of names that are a request's own.
 _MOST_NAMES: Final = 5
+_LONGEST_NAME: Final = 80
 
 
 @cache
@@ -430,7 +432,7 @@ class Signature:
 
 
 def _path(inputs: Mapping[str, Tensor], name: str) -> str:
-    return f'inputs[{list(inputs).index(name)}] "{name}"'
+    return f'inputs[{list(inputs).index(name)}] "{name[:_LONGEST_NAME]}"'
 
 
 def _missing(inputs: Mapping[str, Tensor], specs: Iterable[TensorSpec]) -> InvalidInput:
@@ -447,7 +449,7 @@ def _missing(inputs: Mapping[str, Tensor], specs: Iterable[TensorSpec]) -> Inval
 
 
 def _quoted(names: list[str]) -> str:
-    shown = ", ".join(f'"{name}"' for name in names[:_MOST_NAMES])
+    shown = ", ".join(f'"{name[:_LONGEST_NAME]}"' for name in names[:_MOST_NAMES])
     return f"{shown}, ..." if len(names) > _MOST_NAMES else shown
 
 

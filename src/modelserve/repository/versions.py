@@ -248,7 +248,7 @@ class ModelVersion:
             if name not in self._output_names:
                 raise InvalidInput(
                     f"unknown output; the model gives {', '.join(sorted(self._output_names))}",
-                    path=f'outputs[{index}] "{name}"',
+                    path=f'outputs[{index}] "{name[:80]}"',
                 )
 
     @property

@@ -570,6 +570,12 @@ def test_output_that_is_no_tensor_is_an_internal_error() -> None:
     assert ask(Routes(stub), "POST", INFER, BODY).status == 500
 
 
+def test_error_text_has_a_longest_length() -> None:
+    model = "é" * 100_000
+    reply = ask(Routes(StubModel()), "GET", f"/v2/models/{model}")
+    assert (reply.status, len(content(reply)["error"])) == (404, 2003)
+
+
 def test_error_text_is_utf8_whatever_the_path() -> None:
     reply = ask(Routes(StubModel()), "GET", "/v2/\ud800")
     assert reply.status == 404

@@ -55,6 +55,9 @@ PROTOCOLS: Final[tuple[ProtocolName, ...]] = get_args(ProtocolName)
 
 _ANYONE: Final = Principal("")
 
+# Of an error that a client is told: names in it may be the client's own, of any length.
+_LONGEST_TEXT: Final = 2000
+
 # Up to here a body is decoded before anybody looks whether its model is there.
 _CHEAP_BODY: Final = 4096
 
@@ -289,6 +292,8 @@ class Routes:
             exchange.code = code
         if public:
             text = str(error)
+            if len(text) > _LONGEST_TEXT:
+                text = f"{text[:_LONGEST_TEXT]}..."
         else:
             what = "the model failed" if isinstance(error, BackendError) else "internal error"
             text = f"{what}; request id {request.id}"
