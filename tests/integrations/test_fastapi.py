@@ -503,6 +503,15 @@ def test_errors_in_own_routes_are_answered_where_installed() -> None:
     assert answer.headers["retry-after"] == "3"
 
 
+def test_errors_are_installed_before_the_first_request() -> None:
+    app = app_of(stub(fail_every=1, error=errors.QueueFull("full")))
+    assert post(app, {"x": [[1, 2]]}).status_code == 503
+    with pytest.raises(RuntimeError, match="before"):
+        install_errors(app)
+    app.add_exception_handler(errors.ServeError, lambda request, error: JSONResponse({}, 599))
+    assert post(app, {"x": [[1, 2]]}).status_code == 503
+
+
 def test_parameters_priority_and_outputs_go_with_the_request() -> None:
     servable = stub()
     m = Predictor(servable, "m")

@@ -291,6 +291,17 @@ def test_schema_names_shapes_ranges_and_datatypes() -> None:
     assert {"type": "null"} in fields["o"]["anyOf"]
 
 
+def test_bounds_of_64_bits_are_left_to_the_format() -> None:
+    """In FastAPI's documents they would be floats, and so other numbers."""
+    fields = of(
+        TensorSpec("i", "INT64", ()), TensorSpec("u", "UINT64", ())
+    ).model_json_schema()["properties"]
+    assert {"minimum", "maximum"}.isdisjoint(fields["i"])
+    assert fields["i"]["format"] == "int64"
+    assert fields["u"]["minimum"] == 0
+    assert "maximum" not in fields["u"]
+
+
 def test_schema_says_base64_and_null() -> None:
     schema = of(
         TensorSpec("b", "BYTES", (-1,)), X, json_bytes="base64", allow_nan=True

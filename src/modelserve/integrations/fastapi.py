@@ -540,7 +540,11 @@ def install_errors(app: FastAPI) -> None:
     where that is known.
 
     Args:
-        app: The application. A handler it has for `ServeError` is replaced.
+        app: The application, before its first request. A handler it has for `ServeError` is
+            replaced.
+
+    Raises:
+        RuntimeError: The application has answered requests already.
 
     Example:
         >>> app = FastAPI()
@@ -550,12 +554,15 @@ def install_errors(app: FastAPI) -> None:
     async def refuse(request: Request, error: Exception) -> Response:
         return _refusal(request, cast(ServeError, error))
 
+    if app.middleware_stack is not None:
+        raise RuntimeError("install_errors goes before an application's first request")
     app.add_exception_handler(ServeError, refuse)
 
 
 def _has_handler(request: Request, error: ServeError) -> bool:
-    handlers = getattr(request.scope.get("app"), "exception_handlers", {})
-    # FastAPI's handler of `Exception` is for what nobody expects.
+    # Those in force; one that was added after the first request is not.
+    handlers = request.scope.get("starlette.exception_handlers", ({}, {}))[0]
+    # A handler of `Exception` is for what nobody expects.
     return any(kind in handlers for kind in type(error).__mro__ if issubclass(kind, ServeError))
 
 

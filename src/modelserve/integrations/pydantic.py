@@ -162,6 +162,10 @@ class JSONTensor:
         if datatype in _INTEGERS:
             limits = np.iinfo(numpy_dtype(datatype))
             element = {"type": "integer", "minimum": int(limits.min), "maximum": int(limits.max)}
+            if limits.bits == 64:  # FastAPI makes floats of the bounds, which are others then
+                del element["maximum"]
+                if limits.min:
+                    del element["minimum"]
         elif datatype == "FP16":
             element = {"type": "number", "minimum": -65504, "maximum": 65504}
         else:
