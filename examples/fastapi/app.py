@@ -1,4 +1,4 @@
-"""A FastAPI application with models in it: mounted for clients, and asked by a route of its own."""
+"""A FastAPI application with a model: mounted, as a made route, and asked by one of its own."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 import numpy as np
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from pydantic import BaseModel, Field
 
 import modelserve as ms
+from modelserve.integrations.fastapi import Predictor, add_model_route, install_errors
 
 USUAL = np.array([21.0, 45.0, 1013.0, 420.0], np.float32)
 SPREAD = np.array([4.0, 15.0, 12.0, 90.0], np.float32)
@@ -37,7 +38,12 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 app = FastAPI(lifespan=lifespan)
+install_errors(app)
 app.mount("/ml", ms.ASGIApp(repository))
+predictor = Predictor(repository, "outlier", timeout=1.0)
+add_model_route(
+    app, "/outlier", predictor, per_row=True, examples={"x": [21.0, 45.0, 1013.0, 870.0]}
+)
 
 
 class Reading(BaseModel):
@@ -45,9 +51,10 @@ class Reading(BaseModel):
 
 
 @app.post("/readings")
-async def judge(reading: Reading) -> dict[str, Any]:
-    """Judge one reading; what arrives together, here and below /ml, shares a batch."""
-    x = np.array([reading.values], np.float32)
-    response = await repository.infer(ms.InferRequest("outlier", {"x": x}))
-    distance = float(response.outputs["distance"][0])
+async def judge(
+    reading: Reading, outlier: Annotated[Predictor, Depends(predictor)]
+) -> dict[str, Any]:
+    """Judge one reading; what arrives together, here and on the other ways, shares a batch."""
+    outputs = await outlier.predict({"x": np.array([reading.values], np.float32)})
+    distance = float(outputs["distance"][0])
     return {"distance": distance, "unusual": distance > 3}

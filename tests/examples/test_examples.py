@@ -262,7 +262,10 @@ def test_fastapi_application_keeps_its_own_pages(environment: dict[str, str]) ->
         judged = client.post("/readings", json={"values": [21, 45, 1013, 870]})
         assert judged.json() == {"distance": 5.0, "unusual": True}
         assert client.post("/readings", json={"values": [21, 45]}).status_code == 422
-        assert list(client.get("/openapi.json").json()["paths"]) == ["/readings"]
+        made = client.post("/outlier", json={"x": [21, 45, 1013, 870]})
+        assert made.json() == {"distance": 5.0}
+        assert client.post("/outlier", json={"x": [21, 45]}).status_code == 422
+        assert list(client.get("/openapi.json").json()["paths"]) == ["/outlier", "/readings"]
         with ms.Client(f"{url}/ml") as models:
             x = np.array([[21, 45, 1013, 420], [29, 45, 1013, 420]], np.float32)
             assert models.predict("outlier", {"x": x})["distance"].tolist() == [0.0, 2.0]

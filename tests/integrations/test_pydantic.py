@@ -293,9 +293,9 @@ def test_schema_names_shapes_ranges_and_datatypes() -> None:
 
 def test_bounds_of_64_bits_are_left_to_the_format() -> None:
     """In FastAPI's documents they would be floats, and so other numbers."""
-    fields = of(
-        TensorSpec("i", "INT64", ()), TensorSpec("u", "UINT64", ())
-    ).model_json_schema()["properties"]
+    fields = of(TensorSpec("i", "INT64", ()), TensorSpec("u", "UINT64", ())).model_json_schema()[
+        "properties"
+    ]
     assert {"minimum", "maximum"}.isdisjoint(fields["i"])
     assert fields["i"]["format"] == "int64"
     assert fields["u"]["minimum"] == 0
