@@ -769,6 +769,31 @@ def test_body_that_was_not_read_is_left_to_the_route() -> None:
         assert httpx.post(f"{url}/m", content=b"kept", trust_env=False).json() == "kept"
 
 
+def test_body_without_end_that_nobody_asked_for_holds_nothing_up() -> None:
+    """HTTP/2 says a body's length in no header."""
+    app = FastAPI()
+    m = Predictor(stub(), "m")
+
+    @app.get("/m")
+    async def route(m: Annotated[Predictor, Depends(m)]) -> list[float]:
+        found: list[float] = (await m.predict({"x": [[1, 2]]}))["sum"].tolist()
+        return found
+
+    sent: list[Any] = []
+
+    async def endless() -> Any:
+        await asyncio.sleep(0)
+        return {"type": "http.request", "body": b"x", "more_body": True}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "http_version": "2", "method": "GET", "path": "/m", "headers": []}
+    scope |= {"query_string": b"", "root_path": "", "scheme": "https", "server": ("t", 443)}
+    asyncio.run(app(scope, endless, send))
+    assert sent[1]["body"] == b"[3.0]"
+
+
 # Beside the mounted application
 
 

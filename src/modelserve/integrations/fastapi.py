@@ -288,7 +288,9 @@ async def _is_read(request: Request) -> bool:
         return True
     if "content-length" in request.headers or "transfer-encoding" in request.headers:
         return False
-    await request.body()  # there is none, as after a GET; what there is is kept for the route
+    if request.scope.get("http_version", "1.1") not in ("1.0", "1.1"):
+        return False  # a body may come without either header there, and without end
+    await request.body()  # there is none, as after a GET
     return True
 
 
