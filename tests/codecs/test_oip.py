@@ -657,12 +657,15 @@ def test_unknown_members_are_ignored() -> None:
     assert decode(with_member(model_name="other", more=[1])).model == "m"
 
 
+SHARED = {"shared_memory_region": "a", "shared_memory_byte_size": 4}
+
+
 @pytest.mark.parametrize(
     "member",
     [
         {"outputs": [{"name": "y", "parameters": {"classification": 3}}]},
-        {"outputs": [{"name": "y", "parameters": {"shared_memory_region": "a"}}]},
-        {"inputs": [{**X, "parameters": {"shared_memory_region": "a"}}]},
+        {"outputs": [{"name": "y", "parameters": SHARED}]},
+        {"inputs": [{k: v for k, v in X.items() if k != "data"} | {"parameters": SHARED}]},
     ],
 )
 def test_what_is_not_offered_is_unsupported(member: Any) -> None:

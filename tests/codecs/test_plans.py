@@ -60,13 +60,13 @@ def outcome(body: Any, head: Any, cached: bool) -> Any:
 def count_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Count how often the plain decoding is asked."""
     count = [0]
-    plain = oip._decode_request
+    plain = oip.decode_plain
 
     def counted(*arguments: Any) -> InferRequest:
         count[0] += 1
         return plain(*arguments)
 
-    monkeypatch.setattr(oip, "_decode_request", counted)
+    monkeypatch.setattr(oip, "decode_plain", counted)
     return count
 
 

@@ -39,6 +39,8 @@ from ._plans import (
 )
 from ._templates import write_by_template
 from ._tensors import from_bytes, from_list, shape_of, short, to_bytes, to_list, wire_dtype
+from .shared_memory import PARAMETERS as SHARED
+from .shared_memory import Placements, SharedMemoryNeeded, refuse_with
 
 __all__ = [
     "HEADER",
@@ -99,7 +101,8 @@ def decode_request(
 
     Raises:
         InvalidInput: The body is not a request; the text says where.
-        Unsupported: It asks for classification or shared memory.
+        Unsupported: It asks for classification.
+        SharedMemoryNeeded: It names shared memory: that is for `modelserve.codecs.oip_shared`.
 
     Example:
         >>> body = b'{"inputs":[{"name":"x","datatype":"INT8","shape":[2],"data":[1,2]}]}'
@@ -107,26 +110,33 @@ def decode_request(
         array([1, 2], dtype=int8)
     """
     if not cached:
-        return _decode_request(body, model, version, header_length)
+        return decode_plain(body, model, version, header_length)
     if header_length is None:
         found = read_by_frame(body, model, version)
         if found is None:
-            found = _decode_request(body, model, version, None)
+            found = decode_plain(body, model, version, None)
             learn_frame(body, found)
         return found
     length = _header_length(header_length, len(body))
     found = read_by_head(body, length, model, version)
     if found is None:
-        found = _decode_request(body, model, version, length)
+        found = decode_plain(body, model, version, length)
         learn_head(body, length, found)
     return found
 
 
-def _decode_request(
-    body: Buffer, model: str, version: str, header_length: int | str | None
+def decode_plain(
+    body: Buffer,
+    model: str,
+    version: str,
+    header_length: int | str | None,
+    placements: Placements | None = None,
 ) -> InferRequest:
-    """Decode without looking at what came before: what every shorter way must agree with."""
-    reader = _Reader(body, header_length)
+    """Decode without looking at what came before: what every shorter way must agree with.
+
+    Tensors in shared memory are read and remembered by `placements`.
+    """
+    reader = _Reader(body, header_length, placements=placements)
     document = reader.document
     names = document.get("inputs")
     if type(names) is not list:
@@ -144,7 +154,7 @@ def _decode_request(
         set_parameters(request, _parameters(parameters, "parameters"))
     outputs = document.get("outputs")
     if outputs is not None:
-        _set_outputs(request, outputs)
+        _set_outputs(request, outputs, placements)
     return request
 
 
@@ -256,14 +266,30 @@ def decode_response(body: Buffer, *, header_length: int | str | None = None) -> 
 class _Reader:
     """A body's JSON part and the place where its next binary tensor begins."""
 
-    __slots__ = ("binary", "body", "booleans", "document", "head", "nulls", "offset")
+    __slots__ = (
+        "binary",
+        "body",
+        "booleans",
+        "document",
+        "head",
+        "nulls",
+        "offset",
+        "placements",
+    )
 
-    def __init__(self, body: Buffer, header_length: int | str | None, nulls: bool = False) -> None:
+    def __init__(
+        self,
+        body: Buffer,
+        header_length: int | str | None,
+        nulls: bool = False,
+        placements: Placements | None = None,
+    ) -> None:
         if type(body) is not bytes:
             body = memoryview(body).toreadonly()
         self.body = body
         self.binary = header_length is not None
         self.nulls = nulls
+        self.placements = placements
         self.booleans: bool | None = None
         head: Buffer = body
         if header_length is not None:
@@ -322,8 +348,12 @@ class _Reader:
         shape, count = shape_of(document.get("shape"), place)
         if "binary_data_size" in parameters:
             return self._binary(document, parameters, datatype, shape, count, place)
-        if "shared_memory_region" in parameters:
-            raise Unsupported(f"{place}.parameters: shared memory is not offered here")
+        if not SHARED.isdisjoint(parameters):
+            if "data" in document:
+                refuse_with(parameters, "data", place)
+            if self.placements is None:
+                raise SharedMemoryNeeded(f"{place}.parameters: shared memory is not offered here")
+            return self.placements.read(parameters, datatype, shape, count, place)  # type: ignore[arg-type]  # our own dict
         if "data" not in document:
             raise InvalidInput("expected data, or binary_data_size in parameters", path=place)
         if self.booleans is None:
@@ -353,6 +383,8 @@ class _Reader:
             raise InvalidInput(f"expected a number of bytes, got {short(size)}", path=where)
         if "data" in document:
             raise InvalidInput("expected data or binary_data_size, got both", path=place)
+        if parameters:
+            refuse_with(parameters, "binary_data_size", place)
         if not self.binary:
             raise InvalidInput(
                 "binary data needs the header Inference-Header-Content-Length", path=where
@@ -466,7 +498,7 @@ def _flag(parameters: Parameters, name: str, place: str) -> None:
         raise InvalidInput(f"expected true or false, got {short(value)}", path=f"{place}.{name}")
 
 
-def _set_outputs(request: InferRequest, documents: Any) -> None:
+def _set_outputs(request: InferRequest, documents: Any, placements: Placements | None) -> None:
     if type(documents) is not list:
         raise InvalidInput(f"expected a list, got {short(documents)}", path="outputs")
     _bounded(documents, "outputs")
@@ -481,12 +513,16 @@ def _set_outputs(request: InferRequest, documents: Any) -> None:
             raise InvalidInput(f'"{name[:80]}" stands there twice', path=f"{place}.name")
         names[name] = None
         if document.get("parameters") is not None:
-            place = f"{place}.parameters"
-            parameters = _parameters(document["parameters"], place)
-            _flag(parameters, "binary_data", place)
-            for unsupported in ("classification", "shared_memory_region"):
-                if unsupported in parameters:
-                    raise Unsupported(f"{place}.{unsupported}: not offered here")
+            parameters = _parameters(document["parameters"], f"{place}.parameters")
+            _flag(parameters, "binary_data", f"{place}.parameters")
+            if "classification" in parameters:
+                raise Unsupported(f"{place}.parameters.classification: not offered here")
+            if not SHARED.isdisjoint(parameters):
+                if placements is None:
+                    raise SharedMemoryNeeded(
+                        f"{place}.parameters: shared memory is not offered here"
+                    )
+                placements.note(name, parameters, place)
             if parameters:
                 kept[name] = parameters
     # An empty list names nothing, as Triton reads it: all outputs are wanted.
@@ -520,8 +556,18 @@ def encode_response(
         found = write_by_template(response, wanted)
         if found is not None:
             return found
+    return encode_plain(response, wanted)
+
+
+def encode_plain(
+    response: InferResponse,
+    wanted: Mapping[str, Parameters],
+    placements: Placements | None = None,
+) -> tuple[list[bytes | memoryview], int | None]:
+    """Encode without looking at what came before: what every shorter way must agree with."""
     default = wanted[_EVERY].get("binary_data", False) if _EVERY in wanted else False
     blobs: list[bytes | memoryview] = []
+    placed: dict[str, bytes | memoryview] = {}
     outputs: list[dict[str, Any]] = []
     for name, tensor in response.outputs.items():
         array = tensor if type(tensor) is np.ndarray else np.asarray(tensor)
@@ -531,6 +577,13 @@ def encode_response(
                 array = as_bytes_tensor(array)
         except InvalidInput as error:
             raise BackendError(f'output "{name}": {error}') from error
+        if placements is not None and name in placements:
+            content = placed[name] = to_bytes(array, datatype)
+            place = placements.described(name, content, datatype, array.shape)
+            parameters = {**response.output_parameters.get(name, _NONE), **place}
+            head = {"name": name, "datatype": datatype, "shape": array.shape}
+            outputs.append({**head, "parameters": parameters})
+            continue
         binary = wanted[name].get("binary_data", default) if name in wanted else default
         outputs.append(
             _tensor_document(
@@ -543,7 +596,10 @@ def encode_response(
     if response.parameters:
         document["parameters"] = response.parameters
     document["outputs"] = outputs
-    return _assemble(document, blobs)
+    parts = _assemble(document, blobs)
+    if placements is not None:
+        placements.write(placed)
+    return parts
 
 
 def encode_request(
