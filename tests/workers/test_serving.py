@@ -142,6 +142,15 @@ def test_unknown_model_is_refused(server: Several) -> None:
     assert "the store has no model" in text
 
 
+def test_shared_memory_is_refused_by_every_worker(server: Several) -> None:
+    body = b'{"key": "k", "byte_size": 1}'
+    for _ in range(8):
+        status, answer = server.ask("/v2/systemsharedmemory/region/r/register", body)
+        assert (status, b"several processes serve here" in answer) == (501, True)
+        assert server.ask("/v2/systemsharedmemory/status") == (200, b"[]")
+        assert b"system_shared_memory" not in server.ask("/v2")[1]
+
+
 def test_hung_worker_is_replaced(environment: dict[str, str], models: Path) -> None:
     with several(environment, models, hang_timeout=1.0) as server:
         until(lambda: server.complete(2))

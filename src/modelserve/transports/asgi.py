@@ -36,6 +36,7 @@ from .routes import (
     asks_to_compress,
     routes_of,
 )
+from .shared_memory import SharedMemory
 from .together import Arrival, Together
 
 __all__ = ["ASGIApp", "Message", "Receive", "Scope", "Send", "mount"]
@@ -67,6 +68,8 @@ class ASGIApp:
             ``"direct"`` only those whose request comes neither from a web page nor through a proxy.
         uploads: Whether a request to load a model may bring its configuration and files; where
             control routes are offered.
+        shared_memory: Whether clients may register shared memory, where control routes are
+            offered; or what they register it in, for several transports to have the same.
         authenticator: Tells who is calling; None admits everyone.
         max_body_size: Bytes the body of an inference request may have.
         body_timeout: Seconds the whole body may take to arrive; None for any time.
@@ -92,6 +95,7 @@ class ASGIApp:
         protocols: Iterable[ProtocolName] = PROTOCOLS,
         admin: AdminRoutes = False,
         uploads: bool = False,
+        shared_memory: SharedMemory | bool = True,
         authenticator: Authenticator | None = None,
         max_body_size: int = MAX_BODY_SIZE,
         body_timeout: float | None = 30.0,
@@ -110,6 +114,7 @@ class ASGIApp:
             protocols=protocols,
             admin=admin,
             uploads=uploads,
+            shared_memory=shared_memory,
             authenticator=authenticator,
             max_body_size=max_body_size,
             metrics=metrics,

@@ -25,6 +25,7 @@ from modelserve.transports.routes import (
     ProtocolName,
     routes_of,
 )
+from modelserve.transports.shared_memory import SharedMemory, shared_memory_of
 
 __all__ = ["HTTPServer", "ServerName", "loop_factory", "serve"]
 
@@ -70,6 +71,8 @@ class HTTPServer:
             offer them to requests that come from a web page or through a proxy.
         uploads: Whether a request to load a model may bring its configuration and files; where
             control routes are offered.
+        shared_memory: Whether clients may register shared memory, where control routes are
+            offered; or what they register it in, for several transports to have the same.
         authenticator: Tells who is calling; None admits everyone.
         max_body_size: Bytes the body of an inference request may have.
         gather: Whether plain requests of one turn of the event loop, for a model of microseconds,
@@ -103,6 +106,7 @@ class HTTPServer:
         protocols: Iterable[ProtocolName] = PROTOCOLS,
         admin: bool | None = None,
         uploads: bool = False,
+        shared_memory: SharedMemory | bool = True,
         authenticator: Authenticator | None = None,
         max_body_size: int = MAX_BODY_SIZE,
         gather: bool = True,
@@ -118,6 +122,8 @@ class HTTPServer:
                 f"admin=True on {self._address} would let anyone load and unload models: give an "
                 "authenticator, or listen on 127.0.0.1"
             )
+        memory = shared_memory_of(shared_memory, max_body_size)
+        self._own_memory = None if memory is shared_memory else memory
         self._bound = bound
         self._secure = tls is not None
         self._listener = _listener(
@@ -129,6 +135,7 @@ class HTTPServer:
             drain=drain,
             protocols=protocols,
             uploads=uploads,
+            shared_memory=memory,
             admin=_offered(self._address, authenticator) if admin is None else admin,
             authenticator=authenticator,
             max_body_size=max_body_size,
@@ -174,6 +181,8 @@ class HTTPServer:
         try:
             await self._listener.stop(linger=linger)
         finally:
+            if self._own_memory is not None:
+                self._own_memory.unregister()
             self._address.release()
             self._stopped.set()
 
@@ -237,6 +246,7 @@ def serve(
     protocols: Iterable[ProtocolName] = PROTOCOLS,
     admin: bool | None = None,
     uploads: bool = False,
+    shared_memory: SharedMemory | bool = True,
     authenticator: Authenticator | None = None,
     max_body_size: int = MAX_BODY_SIZE,
     drain: float = 30.0,
@@ -259,6 +269,7 @@ def serve(
         admin: Whether to offer the control routes; None: where only this machine reaches them, or
             with an authenticator.
         uploads: Whether a request to load a model may bring its configuration and files.
+        shared_memory: Whether clients may register shared memory, as for `HTTPServer`.
         authenticator: Tells who is calling; None admits everyone.
         max_body_size: Bytes the body of an inference request may have.
         drain: Seconds that requests under way get to end.
@@ -280,6 +291,7 @@ def serve(
         protocols=protocols,
         admin=admin,
         uploads=uploads,
+        shared_memory=shared_memory,
         authenticator=authenticator,
         max_body_size=max_body_size,
         drain=drain,

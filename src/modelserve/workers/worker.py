@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from modelserve.protocols import VersionInfo
 from modelserve.transports.serving import HTTPServer, loop_factory
+from modelserve.transports.shared_memory import SharedMemory
 from modelserve.workers.desired import Desired
 from modelserve.workers.following import FollowingRepository
 from modelserve.workers.settings import Settings
@@ -200,6 +201,11 @@ class Worker:
                 protocols=settings.protocols,
                 admin=settings.admin,
                 uploads=settings.uploads,
+                # Registered in one process, it would be there for some requests and not for others.
+                shared_memory=SharedMemory(
+                    refusal="several processes serve here, and shared memory would be registered "
+                    "in one of them; serve with one worker"
+                ),
                 authenticator=await asyncio.to_thread(settings.authenticator),
                 max_body_size=settings.max_body_size,
                 drain=settings.drain,

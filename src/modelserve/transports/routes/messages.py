@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 from modelserve.codecs import oip
+from modelserve.codecs.shared_memory import Placements
 from modelserve.errors import ClientError
 from modelserve.messages import Exchange, InferRequest, InferResponse, Principal
 from modelserve.protocols import Certificate, Done
@@ -79,6 +80,21 @@ class Pieces(Protocol):
         ...
 
 
+class Extras:
+    """What few inference requests ask for.
+
+    Attributes:
+        explains: Whether the caller wants to know where the time went.
+        placements: Where outputs are to go that are not to be in the body.
+    """
+
+    __slots__ = ("explains", "placements")
+
+    def __init__(self) -> None:
+        self.explains = False
+        self.placements: Placements | None = None
+
+
 class Request:
     """One HTTP request as a transport hands it over.
 
@@ -98,7 +114,7 @@ class Request:
         "body",
         "certificate",
         "exchange",
-        "explains",
+        "extras",
         "header",
         "id",
         "json_size",
@@ -124,11 +140,22 @@ class Request:
         """The client's certificate, where the transport asked for one."""
         self.json_size: int | str | None = None
         """Bytes of the JSON part of a body with binary tensors, as the header says it."""
-        self.explains = False
-        """Whether the caller wants to know where the time went."""
+        self.extras: Extras | None = None
+        """What few requests ask for; None in all others."""
         self.plain = False
         """Whether the transport knows that it has none of the `OPTIONAL_HEADERS`, does not ask for
         a compressed answer, and has set `json_size`: the headers are not looked at then."""
+
+    @property
+    def explains(self) -> bool:
+        """Whether the caller wants to know where the time went."""
+        return self.extras is not None and self.extras.explains
+
+    def asking(self) -> Extras:
+        """Return what it asks for beside the usual, to be added to."""
+        if self.extras is None:
+            self.extras = Extras()
+        return self.extras
 
     def answering(
         self, routes: Routes, message: InferRequest, deliver: Callable[[Reply], None]

@@ -24,6 +24,8 @@ async def _server(routes: Routes, request: Request, route: Route) -> Reply:
     extensions = ["binary_tensor_data", "parameters"]
     if hasattr(routes.servable, "index"):
         extensions.append("model_repository")
+    if routes.controls and not routes.shared_memory.refusal:
+        extensions.append("system_shared_memory")
     body = oip_catalog.encode_server("modelserve", __version__, extensions)
     return reply_json(200, body, request)
 

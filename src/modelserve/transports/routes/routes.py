@@ -14,7 +14,8 @@ from secrets import token_hex
 from time import monotonic, perf_counter
 from typing import Any, Final, Literal, Protocol, TypeAlias, cast, get_args
 
-from modelserve.codecs import oip
+from modelserve.codecs import oip, oip_shared
+from modelserve.codecs.shared_memory import Placements, SharedMemoryNeeded
 from modelserve.errors import (
     BackendError,
     ClientError,
@@ -25,9 +26,11 @@ from modelserve.errors import (
 )
 from modelserve.messages import Exchange, InferRequest, InferResponse, Principal
 from modelserve.protocols import Admin, Authenticator, Caller, Catalog, Gathering, Servable, Ticket
+from modelserve.transports.shared_memory import SharedMemory, shared_memory_of
 
 from . import generate, server, v1
 from . import oip as oip_endpoints
+from . import shared_memory as shared_memory_endpoints
 from .bodies import (
     COMPRESSED_FROM,
     asks_to_compress,
@@ -85,6 +88,8 @@ class Routes:
         admin: Whether control routes (load, unload) are offered; ``"direct"``: not to requests
             that come from a web page or through a proxy.
         uploads: Whether a request to load a model may bring its configuration and files.
+        shared_memory: Whether clients may register shared memory, where control routes are
+            offered; or what they register it in, for several transports to have the same.
         authenticator: Tells who is calling; None lets everyone do everything else.
         metrics: What /metrics shows; None for nothing.
         record: Gets every closed exchange; by default the servable's own `record`, if it has one.
@@ -109,6 +114,7 @@ class Routes:
         protocols: Iterable[ProtocolName] = PROTOCOLS,
         admin: AdminRoutes = False,
         uploads: bool = False,
+        shared_memory: SharedMemory | bool = True,
         authenticator: Authenticator | None = None,
         metrics: Exposition | None = None,
         record: Callable[[Exchange], None] | None = None,
@@ -124,6 +130,8 @@ class Routes:
         """Which protocols' routes there are."""
         self.uploads = uploads
         """Whether a request to load a model may bring its configuration and files."""
+        self.shared_memory = shared_memory_of(shared_memory, max_body_size)
+        """The shared memory that clients registered."""
         self.table = Table(_endpoints(self.protocols), max_body_size)
         """Every endpoint there is."""
         self._known = self.table.known
@@ -145,6 +153,11 @@ class Routes:
         """Gets every closed exchange."""
         self._prefix = token_hex(8)
         self._count = count(1)
+
+    @property
+    def controls(self) -> bool:
+        """Whether control routes are offered to anyone."""
+        return bool(self._admin)
 
     def find(self, method: str, path: str) -> Route:
         """Return the route of a method and decoded path; see `Table.find`."""
@@ -358,6 +371,8 @@ class Routes:
             message = oip.decode_request(
                 body, model=route.model, version=route.version, header_length=request.json_size
             )
+        except SharedMemoryNeeded:
+            message = self._decode_shared(request, route, body)
         except ClientError:
             self.check_model(route)  # that there is no such model comes first
             raise
@@ -370,7 +385,25 @@ class Routes:
         if not request.plain:
             _read_headers(message, request)
         if message.parameters and "explain" in message.parameters:
-            request.explains = _take_flag(message, "explain")
+            request.asking().explains = _take_flag(message, "explain")
+        return message
+
+    def _decode_shared(self, request: Request, route: Route, body: Body) -> InferRequest:
+        """Return the message in a request some tensors of which are in shared memory.
+
+        It is told by a decoding that failed: so no other request is asked whether it is one.
+        """
+        self.check_model(route)
+        placements = Placements(self.shared_memory, route.max_body)
+        message = oip_shared.decode_shared(
+            body,
+            placements,
+            model=route.model,
+            version=route.version,
+            header_length=request.json_size,
+        )
+        if len(placements):
+            request.asking().placements = placements
         return message
 
     async def _decode_raw(self, request: Request, route: Route) -> InferRequest:
@@ -454,16 +487,23 @@ class Routes:
         started = perf_counter()
         exchange = cast(Exchange, request.exchange)
         exchange.version = response.version
-        if request.explains:
-            response.parameters = {**response.parameters, **_explained(exchange)}
-        parts, json_size = oip.encode_response(response, message)
+        extras = request.extras
+        if extras is None:
+            parts, json_size = oip.encode_response(response, message)
+        else:
+            if extras.explains:
+                response.parameters = {**response.parameters, **_explained(exchange)}
+            if extras.placements is None:
+                parts, json_size = oip.encode_response(response, message)
+            else:
+                parts, json_size = oip_shared.encode_shared(response, message, extras.placements)
         size = len(parts[0]) if len(parts) == 1 else sum(map(len, parts))
         kind = JSON if json_size is None else BINARY
         reply = Reply(200, kind, parts, size, request.id, json_size)
         if size >= COMPRESSED_FROM:
             compress_answer(reply, request.header("accept-encoding") or "")
         exchange.encode = perf_counter() - started
-        if request.explains:
+        if extras is not None and extras.explains:
             timing = (b"server-timing", server_timing(exchange).encode())
             reply.extra = [*reply.extra, timing]
         return reply
@@ -475,6 +515,7 @@ def routes_of(
     protocols: Iterable[ProtocolName] = PROTOCOLS,
     admin: AdminRoutes = False,
     uploads: bool = False,
+    shared_memory: SharedMemory | bool = True,
     authenticator: Authenticator | None = None,
     max_body_size: int = MAX_BODY_SIZE,
     metrics: Exposition | bool = True,
@@ -487,6 +528,7 @@ def routes_of(
         protocols: As for `Routes`.
         admin: As for `Routes`.
         uploads: As for `Routes`.
+        shared_memory: As for `Routes`.
         authenticator: As for `Routes`.
         max_body_size: As for `Routes`.
         metrics: What /metrics shows: an object with `render`, True for the servable's own
@@ -503,6 +545,7 @@ def routes_of(
         protocols=protocols,
         admin=admin,
         uploads=uploads,
+        shared_memory=shared_memory,
         authenticator=authenticator,
         metrics=exposition,
         record=record,
@@ -546,6 +589,7 @@ def _endpoints(protocols: frozenset[ProtocolName]) -> list[Endpoint]:
     endpoints = [*server.ENDPOINTS]
     if "oip" in protocols:
         endpoints += (*_INFER, *oip_endpoints.ENDPOINTS, *generate.ENDPOINTS)
+        endpoints += shared_memory_endpoints.ENDPOINTS
     endpoints += v1.endpoints(protocols)
     return endpoints
 
@@ -572,7 +616,8 @@ def _read_headers(message: InferRequest, request: Request) -> None:
     """Put into a message what the `OPTIONAL_HEADERS` say."""
     message.trace = request.header("traceparent") or ""
     message.idempotency_key = request.header("idempotency-key") or ""
-    request.explains = (request.header("x-explain") or "").lower() in ("1", "true")
+    if (request.header("x-explain") or "").lower() in ("1", "true"):
+        request.asking().explains = True
     timeout = request.header("x-request-timeout")
     if timeout is not None:
         _set_deadline(message, timeout)
