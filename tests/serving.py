@@ -102,34 +102,3 @@ def on_werkzeug(app: WSGIApplication) -> Iterator[str]:
         thread.join(10)
         server.server_close()
     assert not thread.is_alive()
-
-
-@contextmanager
-def on_http1(servable: Any, **options: Any) -> Iterator[str]:
-    """Serve with our own server; options are those of `HTTPServer`."""
-    from modelserve.transports.serving import HTTPServer
-
-    loop = asyncio.new_event_loop()
-    stop = asyncio.Event()
-    started = threading.Event()
-    urls: list[str] = []
-
-    async def main() -> None:
-        async with HTTPServer(servable, http="127.0.0.1:0", **options) as server:
-            urls.append(server.url)
-            started.set()
-            await stop.wait()
-
-    def run() -> None:
-        loop.run_until_complete(main())
-        loop.close()
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        assert started.wait(10)
-        yield urls[0]
-    finally:
-        loop.call_soon_threadsafe(stop.set)
-        thread.join(10)
-    assert not thread.is_alive()

@@ -59,6 +59,7 @@ PUBLIC = [
     "Retries",
     "Servable",
     "ServeError",
+    "SharedMemory",
     "Signature",
     "Store",
     "StoredVersion",

@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     from modelserve.transports.http1.limits import Limits as Limits
     from modelserve.transports.serving import HTTPServer as HTTPServer
     from modelserve.transports.serving import serve as serve
+    from modelserve.transports.shared_memory import SharedMemory as SharedMemory
     from modelserve.workers import serve_workers as serve_workers
 
 __all__ = [
@@ -123,6 +124,7 @@ __all__ = [
     "Retries",
     "Servable",
     "ServeError",
+    "SharedMemory",
     "Signature",
     "Store",
     "StoredVersion",
@@ -193,6 +195,7 @@ _MODULES: Final[dict[str, str]] = {
     "Retries": "modelserve.client",
     "Servable": "modelserve.protocols",
     "ServeError": "modelserve.errors",
+    "SharedMemory": "modelserve.transports.shared_memory",
     "Signature": "modelserve.tensors",
     "Store": "modelserve.protocols",
     "StoredVersion": "modelserve.protocols",

@@ -16,6 +16,7 @@ from modelserve.security.authentication import APIKeys
 from modelserve.tensors import DATATYPES, numpy_dtype
 from modelserve.testing import StubModel
 from modelserve.transports.asgi import ASGIApp
+from modelserve.transports.serving import HTTPServer
 from shared_memory import Shared
 
 with warnings.catch_warnings():
@@ -32,7 +33,7 @@ _names = count()
 
 
 def on_http1() -> AbstractContextManager[str]:
-    return serving.on_http1(StubModel(name="echo"))
+    return serving.on_http1(HTTPServer(StubModel(name="echo"), http="127.0.0.1:0"))
 
 
 def on_uvicorn() -> AbstractContextManager[str]:

@@ -24,6 +24,7 @@ from modelserve.repository.repository import ModelRepository
 from modelserve.security.authentication import APIKeys
 from modelserve.testing import StubModel
 from modelserve.transports.asgi import ASGIApp
+from modelserve.transports.serving import HTTPServer
 from modelserve.transports.shared_memory import SharedMemory
 from shared_memory import DIRECTORY, Shared, open_in_this_process, shared
 
@@ -38,7 +39,8 @@ Serve = Callable[..., AbstractContextManager[httpx.Client]]
 
 @contextmanager
 def over_http1(servable: Any, **options: Any) -> Iterator[httpx.Client]:
-    with serving.on_http1(servable, **options) as url, httpx.Client(base_url=url) as client:
+    server = HTTPServer(servable, http="127.0.0.1:0", **options)
+    with serving.on_http1(server) as url, httpx.Client(base_url=url) as client:
         yield client
 
 
