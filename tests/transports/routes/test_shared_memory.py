@@ -412,6 +412,30 @@ def test_request_may_ask_where_its_time_went(client: httpx.Client, page: Shared)
         assert answer.json()["outputs"][0]["parameters"] == placed(4, 8)
 
 
+def test_region_is_closed_when_its_requests_are_answered(
+    client: httpx.Client, page: Shared, stub: StubModel
+) -> None:
+    register(client, page)
+    # On a connection that stays.
+    assert infer(client, document([1], placed(4), placed(4, 8))).status_code == 200
+    assert infer(client, document([2], placed(8), placed(4, 8))).status_code == 400
+    assert client.post(f"{SYSTEM}/region/r/unregister").status_code == 200
+
+    def closed() -> bool:
+        gc.collect()
+        return open_in_this_process(page.path) == 1
+
+    wait_until(closed, "the end of the region")
+
+
+def test_under_uvicorn_it_is_the_same(stub: StubModel, page: Shared) -> None:
+    with over_http1(stub, server="uvicorn") as client:
+        register(client, page)
+        assert infer(client, document([1], placed(4), placed(4, 8))).status_code == 200
+    gc.collect()
+    assert open_in_this_process(page.path) == 1
+
+
 # Memory that goes, and clients that do
 
 
