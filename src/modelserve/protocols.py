@@ -246,8 +246,27 @@ class Catalog(Protocol):
 class Admin(Protocol):
     """Changes what is served. Every verb returns when the change is in force."""
 
-    async def aload(self, model: str, version: str = "") -> str:
-        """Load a version from the store; returns its number."""
+    async def aload(
+        self,
+        model: str,
+        version: str = "",
+        *,
+        config: str | Mapping[str, Any] | None = None,
+        files: Mapping[str, bytes] | None = None,
+    ) -> str:
+        """Load a version; returns its number.
+
+        Args:
+            model: Name of the model.
+            version: Version number; empty leaves the choice.
+            config: A model configuration in JSON, Triton's, its text or the object, to be used
+                instead of the stored one until the next load. Only given where a caller gave it.
+            files: Contents by name relative to the model's directory (``1/model.onnx``), to be
+                loaded instead of what is stored; comes with `config`.
+
+        Raises:
+            Unsupported: It takes no configuration and no files.
+        """
         ...
 
     async def aunload(self, model: str, version: str = "", *, drain: float = 30.0) -> None:

@@ -8,7 +8,13 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, I
 from inspect import isawaitable
 from typing import Any, TypeAlias
 
-from modelserve.errors import BackendError, ModelNotFound, ModelNotReady, ServeError
+from modelserve.errors import (
+    BackendError,
+    ModelNotFound,
+    ModelNotReady,
+    ServeError,
+    Unsupported,
+)
 from modelserve.execution.waiting import Done, TaskTicket
 from modelserve.messages import InferRequest, InferResponse
 from modelserve.protocols import Policy, State, Ticket, VersionInfo
@@ -170,9 +176,22 @@ class StubModel:
             self._find(model, version)
         return self.state == "READY"
 
-    async def aload(self, model: str, version: str = "") -> str:
-        """Make the version ready; returns its number."""
+    async def aload(
+        self,
+        model: str,
+        version: str = "",
+        *,
+        config: str | Mapping[str, Any] | None = None,
+        files: Mapping[str, bytes] | None = None,
+    ) -> str:
+        """Make the version ready; returns its number.
+
+        Raises:
+            Unsupported: A configuration or files came along.
+        """
         self._find(model, version)
+        if config is not None or files is not None:
+            raise Unsupported("a stub is a function: it takes no configuration and no files")
         self.state = "READY"
         return self.version
 

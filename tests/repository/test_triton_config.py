@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, te
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelserve.errors import LoadError
+from modelserve.errors import InvalidInput, LoadError
 from modelserve.repository.text_proto import Message, Scalar, TextProto
 from modelserve.repository.triton_config import (
     DynamicBatching,
@@ -21,6 +22,7 @@ from modelserve.repository.triton_config import (
     Warmup,
     WarmupInput,
     read_config,
+    read_json_config,
 )
 from modelserve.tensors import TensorSpec
 
@@ -589,3 +591,85 @@ def test_damaged_configuration_gives_a_configuration_or_a_load_error(
 def test_long_text_is_refused_in_time(text: str) -> None:
     with pytest.raises(LoadError, match="expected"):
         read_config(text)
+
+
+TEXT = """
+name: "m" backend: "onnxruntime" max_batch_size: 8
+input [ { name: "x" data_type: TYPE_FP32 dims: [ -1, 4 ] optional: true } ]
+output { name: "y" data_type: 8 dims: 2 }
+version_policy { specific { versions: [ 1, 3 ] } }
+instance_group { count: 2 kind: KIND_GPU }
+dynamic_batching { preferred_batch_size: 4 default_queue_policy { max_queue_size: 5 } }
+model_warmup {
+  name: "w" batch_size: 1
+  inputs { key: "x" value { data_type: TYPE_FP32 dims: 4 input_data_file: "a" } }
+}
+parameters { key: "k" value { string_value: "v" } }
+"""
+
+JSON = {
+    "name": "m",
+    "backend": "onnxruntime",
+    "maxBatchSize": 8,
+    "input": [{"name": "x", "dataType": "TYPE_FP32", "dims": ["-1", 4.0], "optional": True}],
+    "output": [{"name": "y", "data_type": 8, "dims": [2]}],
+    "versionPolicy": {"specific": {"versions": ["1", 3]}},
+    "instance_group": [{"count": "2", "kind": "KIND_GPU", "gpus": None}],
+    "dynamicBatching": {
+        "preferredBatchSize": [4],
+        "default_queue_policy": {"maxQueueSize": 5},
+    },
+    "modelWarmup": [
+        {
+            "name": "w",
+            "batchSize": 1,
+            "inputs": {"x": {"dataType": "TYPE_FP32", "dims": [4], "inputDataFile": "a"}},
+        }
+    ],
+    "parameters": {"k": {"string_value": "v"}},
+}
+
+
+def test_json_says_the_same_as_text() -> None:
+    assert read_json_config(JSON) == read_config(TEXT)
+    assert read_json_config(json.dumps(JSON)) == read_config(TEXT)
+
+
+@settings(max_examples=200)
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from([*JSON, "dims", "name", "inputs", "key", "latest", "all"])
+                | st.text(max_size=3),
+                inner,
+                max_size=5,
+            )
+        ),
+        max_leaves=20,
+    )
+)
+def test_any_json_is_read_or_refused_with_its_place(document: Any) -> None:
+    refusal = "config"
+    try:
+        read_json_config(json.dumps(document))
+    except InvalidInput as error:
+        refusal = str(error)
+    assert refusal.encode().startswith(b"config")
+
+
+@pytest.mark.parametrize(
+    "text", ['{"name": NaN}', '{"name": "\\ud800"}', '{"a": 1', "", "nul", "[" * 100_000]
+)
+def test_what_is_no_json_is_refused(text: str) -> None:
+    with pytest.raises(InvalidInput, match="config: not valid JSON"):
+        read_json_config(text)
+
+
+def test_names_of_a_json_document_that_are_not_used_are_bounded() -> None:
+    found = read_json_config({f"field_{n}": 1 for n in range(1000)} | {"x" * 1000: 1})
+    assert len(found.ignored) == 100
+    found = read_json_config({"x" * 1000: 1, "a\nb": 2})
+    assert found.ignored == ("'" + "x" * 39 + "...", "'a\\nb'")

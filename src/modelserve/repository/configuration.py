@@ -46,15 +46,39 @@ def configured(
         config = read_config(path)
     except LoadError as error:
         raise LoadError(f'model "{model}": {error}') from error
-    _check(model, config)
+    return applied(model, config, defaults, name="config.pbtxt", directory=path.parent)
+
+
+def applied(
+    model: str,
+    config: TritonConfig,
+    defaults: VersionOptions,
+    *,
+    name: str,
+    directory: Path | None,
+) -> tuple[VersionOptions, int | str | tuple[str, ...]]:
+    """Return how a model is run by a configuration, and which versions it keeps loaded.
+
+    Args:
+        model: Name of the model.
+        config: Its configuration.
+        defaults: What holds where the configuration says nothing.
+        name: What to call the configuration in errors and in the log.
+        directory: The model's directory, for warm-up data; None where there is none.
+
+    Raises:
+        LoadError: It is for another model or runtime, or names data that is not there.
+    """
+    _check(model, config, name)
     if config.ignored:
-        _log.warning("model %s: config.pbtxt: not used: %s", model, ", ".join(config.ignored))
+        _log.warning("model %s: %s: not used: %s", model, name, ", ".join(config.ignored))
     batching = config.dynamic_batching
     if batching is not None and batching.preferred_batch_size:
         _log.info(
-            "model %s: config.pbtxt: dynamic_batching.preferred_batch_size is not used: the sizes "
-            "that serve best are measured",
+            "model %s: %s: dynamic_batching.preferred_batch_size is not used: the sizes that "
+            "serve best are measured",
             model,
+            name,
         )
     instances = sum(group.count or 1 for group in config.instance_groups)
     options = replace(
@@ -63,7 +87,7 @@ def configured(
         instances=instances or defaults.instances,
         max_queue_size=(batching.max_queue_size if batching else 0) or defaults.max_queue_size,
         max_queue_delay=batching.max_queue_delay if batching else defaults.max_queue_delay,
-        warm_up_inputs=_warm_up(config, path.parent),
+        warm_up_inputs=_warm_up(config, name, directory),
         declared=_declared(config),
     )
     policy = config.version_policy
@@ -72,17 +96,16 @@ def configured(
     return options, policy.versions if policy.kind == "specific" else policy.latest
 
 
-def _check(model: str, config: TritonConfig) -> None:
+def _check(model: str, config: TritonConfig, name: str) -> None:
     if config.name and config.name != model:
         raise LoadError(
-            f'model "{model}": config.pbtxt is for a model named "{config.name}"; its directory '
-            "has to have that name"
+            f'model "{model}": {name} is for a model named "{config.name}"; its directory has to '
+            "have that name"
         )
     for said in (config.platform, config.backend):
         if said not in _PLATFORMS:
             raise LoadError(
-                f'model "{model}": config.pbtxt asks for "{said}"; a stored model is run by '
-                "onnxruntime"
+                f'model "{model}": {name} asks for "{said}"; a stored model is run by onnxruntime'
             )
 
 
@@ -99,13 +122,14 @@ def _declared(config: TritonConfig) -> Signature:
     )
 
 
-def _warm_up(config: TritonConfig, directory: Path) -> dict[str, Tensor]:
+def _warm_up(config: TritonConfig, name: str, directory: Path | None) -> dict[str, Tensor]:
     if not config.warmup:
         return {}
-    return _inputs(config.warmup[0], config.max_batch_size > 0, directory / "warmup")
+    data = None if directory is None else directory / "warmup"
+    return _inputs(config.warmup[0], config.max_batch_size > 0, name, data)
 
 
-def _inputs(warmup: Warmup, batched: bool, directory: Path) -> dict[str, Tensor]:
+def _inputs(warmup: Warmup, batched: bool, name: str, directory: Path | None) -> dict[str, Tensor]:
     random = np.random.default_rng(0)
     inputs: dict[str, Tensor] = {}
     for item in warmup.inputs:
@@ -118,17 +142,25 @@ def _inputs(warmup: Warmup, batched: bool, directory: Path) -> dict[str, Tensor]
         elif item.data == "random":
             tensor = random.random(shape).astype(dtype)
         elif item.data == "file":
-            tensor = _read(directory / item.file, shape, dtype)
+            tensor = _read(name, directory, item.file, shape, dtype)
         else:
             tensor = np.zeros(shape, dtype)
         inputs[item.name] = tensor
     return inputs
 
 
-def _read(path: Path, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Tensor:
+def _read(
+    name: str,
+    directory: Path | None,
+    file: str,
+    shape: tuple[int, ...],
+    dtype: np.dtype[np.generic],
+) -> Tensor:
     try:
-        return np.fromfile(path, dtype).reshape(shape)
+        if directory is None:
+            raise FileNotFoundError(file)
+        return np.fromfile(directory / file, dtype).reshape(shape)
     except (OSError, ValueError) as error:
         raise LoadError(
-            f'config.pbtxt: warm-up data "{path.name}" is missing or does not fill {shape}'
+            f'{name}: warm-up data "{Path(file).name}" is missing or does not fill {shape}'
         ) from error

@@ -35,7 +35,9 @@ from modelserve.repository.models import (
     answering_version,
     wanted_versions,
 )
+from modelserve.repository.overrides import Config, Files, Override
 from modelserve.repository.publication import described
+from modelserve.repository.reloading import load_anew, overridden
 from modelserve.repository.store import STABLE
 from modelserve.repository.versions import ModelVersion, VersionOptions, load_version
 
@@ -83,21 +85,35 @@ class Control:
         self.all_stored = False
         """Whether every model of the store should be loaded."""
         self._keep = checked_keep(keep)
-        self._metrics = metrics
+        self.metrics = metrics
         self._recorder = recorder
         self._making = threading.Lock()
         self._publications: list[tuple[str, int]] = []
         """Models being published, each with the version that its new one comes after."""
         self._gauges = self._add_gauges()
 
-    def load(self, model: str, version: str, drain: float) -> str:
-        """Load a stored model or version; see `ModelRepository.load`."""
+    def load(
+        self,
+        model: str,
+        version: str,
+        drain: float,
+        config: Config | None = None,
+        files: Files | None = None,
+    ) -> str:
+        """Load a stored model or version, or what came along; see `ModelRepository.load`."""
         store = self.need_store("load")
+        override = Override.of(config, files)
         available = store.versions(model)
+        if override is not None and override.versions:
+            available = override.versions
         if not available or (version and version not in available):
             what = f' version "{version}"' if version else ""
-            raise ModelNotFound(f'the store has no model "{model}"{what}')
+            where = "the store has" if files is None else "among the files there is"
+            raise ModelNotFound(f'{where} no model "{model}"{what}')
         with self.changing(model, stored=True) as entry:
+            if override is not None or entry.override is not None:
+                load_anew(self, entry, store, override, files, version, drain)
+                return version or (entry.default.version if entry.default else "")
             fresh = not entry.available
             before = (entry.enabled and not (fresh and version), entry.explicit, entry.excluded)
             if not version:
@@ -126,11 +142,19 @@ class Control:
                 entry.explicit -= {version}
                 entry.excluded |= {version}
             else:
+                self._forget_override(entry)
                 entry.enabled = False
                 entry.explicit = frozenset()
                 entry.failed = {}
             kept = {v for v in entry.versions if version and v != version}
             self.switch(entry, entry.versions, kept, drain)
+
+    def _forget_override(self, entry: ModelEntry) -> None:
+        """Return to what is stored, for the next load."""
+        if entry.override is not None and entry.override.versions:
+            entry.available = tuple(self.need_store("unload").versions(entry.name))
+            entry.excluded = frozenset()
+        entry.override = None
 
     def publish(
         self,
@@ -149,6 +173,8 @@ class Control:
             raise self.unknown(model)
         if known is not None and not known.stored:
             raise Conflict(f'model "{model}" was added by name; publish under another one')
+        if known is not None:
+            _refuse_uploaded(known)
         newest = max(map(int, store.versions(model)), default=0)
         move = _Move(label or "", store.labels(model).get(label or ""))
         publication = (model, min(newest, int(version) - 1) if version else newest)
@@ -229,6 +255,7 @@ class Control:
     def _label_stored(
         self, entry: ModelEntry, wanted: Mapping[str, str | None], drain: float
     ) -> Mapping[str, str]:
+        _refuse_uploaded(entry)
         store = self.need_store("label")
         targets = {number for number in wanted.values() if number is not None}
         available = store.versions(entry.name)
@@ -262,6 +289,7 @@ class Control:
             self.store.label(model, {STABLE: number})
             return number
         with self.changing(model) as entry:
+            _refuse_uploaded(entry)
             if entry.default is None:
                 raise ModelNotReady(f'model "{model}" is not ready')
             numbers: Iterable[str] = entry.versions
@@ -316,11 +344,15 @@ class Control:
                 empty: none.
             retire: Whether versions no longer wanted are closed now.
         """
+        if entry.override is not None and entry.override.versions:
+            if must == "":
+                return  # it is not served from the store
+            _refuse_uploaded(entry)
         store = self.need_store("load")
         available = entry.available = tuple(store.versions(entry.name))
         try:
             labels = {k: v for k, v in store.labels(entry.name).items() if v in available}
-            self._configure(entry, store)
+            entry.options, entry.keep = self.options_of(entry.name, entry.override, store)
         except LoadError as error:
             entry.failed = {available[-1]: str(error)} if available else {}
             raise
@@ -363,12 +395,26 @@ class Control:
         finally:
             entry.loading -= {number}
 
-    def _configure(self, entry: ModelEntry, store: Store) -> None:
-        """Read the model's own configuration, if the store keeps one."""
+    def options_of(
+        self, model: str, override: Override | None, store: Store
+    ) -> tuple[VersionOptions, VersionPolicy]:
+        """Return how a stored model is run, and which versions it keeps loaded.
+
+        Args:
+            model: Name of the model.
+            override: What the last load brought along, instead of the model's own configuration.
+            store: What may keep one.
+
+        Raises:
+            LoadError: Its own configuration is malformed, or for another model or runtime.
+            InvalidInput: The one that came along is.
+        """
         find = getattr(store, "config", None)
-        path: Path | None = find(entry.name) if find is not None else None
-        entry.options, keep = configured(entry.name, path, self.options)
-        entry.keep = self._keep if keep is None else keep
+        path: Path | None = find(model) if find is not None else None
+        if override is not None:
+            return overridden(model, override, path.parent if path else None, self.options)
+        options, keep = configured(model, path, self.options)
+        return options, self._keep if keep is None else keep
 
     def load_version(
         self, entry: ModelEntry, number: str, source: Any, options: VersionOptions
@@ -379,7 +425,7 @@ class Control:
             version = load_version(entry.name, number, source, options)
         finally:
             entry.loading -= {number}
-        self._metrics.declare(entry.name, number)
+        self.metrics.declare(entry.name, number)
         return version
 
     def switch(
@@ -425,7 +471,7 @@ class Control:
             entry.left(version)
             self._recorder.flush()
             if version.version not in entry.versions:
-                self._metrics.forget(entry.name, version.version)
+                self.metrics.forget(entry.name, version.version)
 
     def load_first(self, load: Literal["all", "none"] | Iterable[str]) -> None:
         """Load what a new repository should hold; what cannot be loaded says why in its state."""
@@ -539,7 +585,7 @@ class Control:
             return samples
 
         labels = ("model", "version")
-        add = self._metrics.add_gauge
+        add = self.metrics.add_gauge
         return [
             add(
                 "modelserve_queue_depth",
@@ -553,7 +599,7 @@ class Control:
                 labels,
                 sample(lambda v: v.batcher.in_flight),
             ),
-            self._metrics.before_collect(self._recorder.flush),
+            self.metrics.before_collect(self._recorder.flush),
         ]
 
     def follow(self, names: Collection[str] | None = None) -> None:
@@ -627,6 +673,15 @@ def _reason(error: Exception) -> str:
     # The text of an OSError names paths of this machine.
     text = error.strerror if isinstance(error, OSError) else error
     return f"{type(error).__name__}: {text}"
+
+
+def _refuse_uploaded(entry: ModelEntry) -> None:
+    """Raise where what is stored would not be served."""
+    if entry.override is not None and entry.override.versions:
+        raise Conflict(
+            f'model "{entry.name}" is served from files that a load brought along; load it '
+            "without them, or unload it, first"
+        )
 
 
 def _before(model: str, current: str, versions: Iterable[str]) -> str:

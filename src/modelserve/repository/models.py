@@ -8,13 +8,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modelserve.errors import ModelNotFound, ModelNotReady
 from modelserve.messages import InferRequest
 from modelserve.protocols import Choice, Policy, State, VersionInfo
 from modelserve.repository.store import STABLE
 from modelserve.repository.versions import ModelVersion, VersionOptions
+
+if TYPE_CHECKING:
+    from modelserve.repository.overrides import Override
 
 __all__ = ["ModelEntry", "answering_version", "wanted_versions"]
 
@@ -72,8 +75,9 @@ class ModelEntry:
         self.loading: frozenset[str] = frozenset()
         self.changes = 0
         """How many changes the holder of the lock is in, one inside the other."""
-        self.leaving: Mapping[str, ModelVersion] = {}
-        """Versions that get no more requests and answer those they have."""
+        self.override: Override | None = None
+        """What the last load brought along, instead of what is stored."""
+        self._leaving: tuple[ModelVersion, ...] = ()
         self._to_close: list[tuple[ModelVersion, float]] = []
         self.available: tuple[str, ...] = ()
         """Versions in the store when it was last looked at."""
@@ -95,6 +99,11 @@ class ModelEntry:
         """The version that answers when a request names none."""
         return self.served.default
 
+    @property
+    def leaving(self) -> Mapping[str, ModelVersion]:
+        """Versions that get no more requests and answer those they have, by number."""
+        return {version.version: version for version in self._leaving}
+
     def update(
         self,
         versions: Mapping[str, ModelVersion] | None = None,
@@ -112,7 +121,7 @@ class ModelEntry:
         """Note, under the lock, versions that get no more requests; they may answer until `end`."""
         for version in versions:
             version.state = "UNLOADING"
-            self.leaving = {**self.leaving, version.version: version}
+            self._leaving = (*self._leaving, version)
             self._to_close.append((version, end))
 
     def take_leaving(self) -> list[tuple[ModelVersion, float]]:
@@ -124,7 +133,7 @@ class ModelEntry:
     def left(self, version: ModelVersion) -> None:
         """Forget a version that was closed."""
         with self.lock:
-            self.leaving = {k: v for k, v in self.leaving.items() if v is not version}
+            self._leaving = tuple(known for known in self._leaving if known is not version)
 
     def choose(
         self, request: InferRequest, wanted: str = ""
@@ -207,9 +216,7 @@ class ModelEntry:
     @property
     def outstanding(self) -> int:
         """Requests under way in any version."""
-        return sum(
-            version.outstanding for version in (*self.versions.values(), *self.leaving.values())
-        )
+        return sum(version.outstanding for version in (*self.versions.values(), *self._leaving))
 
 
 def answering_version(numbers: Sequence[str], labels: Mapping[str, str]) -> str:

@@ -268,16 +268,40 @@ class ModelRepository(Answering):
             self._control.switch(entry, everything, kept, drain)
         return number
 
-    def load(self, model: str, version: str | int = "", *, drain: float = DRAIN) -> str:
+    def load(
+        self,
+        model: str,
+        version: str | int = "",
+        *,
+        config: str | Mapping[str, Any] | None = None,
+        files: Mapping[str, bytes] | None = None,
+        drain: float = DRAIN,
+    ) -> str:
         """Load a stored model, or one version of it; returns the version that answers by default.
+
+        With `config`, all of the model is loaded anew under that configuration, and with `files`
+        from those files, which need not be of a model in the store. The store stays as it is. This
+        holds until the model is loaded without them, or unloaded; new versions in the store are
+        followed under the configuration, and not while files are served.
+
+        Args:
+            model: Name of the model.
+            version: Version number, or empty for what labels and `keep` want.
+            config: Triton's model configuration in JSON, its text or the object, to be used
+                instead of the stored `config.pbtxt`; what it does not say has its default.
+            files: Contents by name relative to the model's directory (``1/model.onnx``), all the
+                versions there are to be; at most 1000. Needs `config`, which may be ``{}``. They
+                are unpacked into a temporary directory, which is gone when this returns.
+            drain: Seconds that what served until now gets to answer what it has.
 
         Raises:
             ModelNotFound: The store has no such model or version.
-            LoadError: It cannot be loaded; what was serving still is.
+            InvalidInput: `config` or `files` are malformed, or cannot be served.
+            LoadError: It cannot be loaded, or unpacked; what was serving still is.
             IntegrityError: Its files are not the ones that were published.
         """
         _refuse_event_loop("load", "aload")
-        return self._control.load(model, checked_number(version), drain)
+        return self._control.load(model, checked_number(version), drain, config, files)
 
     def unload(self, model: str, version: str | int = "", *, drain: float = DRAIN) -> None:
         """Stop sending requests to a version (without a number: to all), then close it.
@@ -394,9 +418,19 @@ class ModelRepository(Answering):
         """Do as `add` without blocking the event loop."""
         return await asyncio.to_thread(self.add, name, source, **options)
 
-    async def aload(self, model: str, version: str | int = "", *, drain: float = DRAIN) -> str:
+    async def aload(
+        self,
+        model: str,
+        version: str | int = "",
+        *,
+        config: str | Mapping[str, Any] | None = None,
+        files: Mapping[str, bytes] | None = None,
+        drain: float = DRAIN,
+    ) -> str:
         """Do as `load` without blocking the event loop."""
-        return await asyncio.to_thread(self._control.load, model, checked_number(version), drain)
+        return await asyncio.to_thread(
+            self._control.load, model, checked_number(version), drain, config, files
+        )
 
     async def aunload(self, model: str, version: str | int = "", *, drain: float = DRAIN) -> None:
         """Do as `unload` without blocking the event loop."""

@@ -5,6 +5,7 @@ Knows nothing of models, numbers or labels; see `modelserve.repository.store` fo
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import logging
@@ -35,6 +36,7 @@ __all__ = [
     "exclusive",
     "hidden_name",
     "leftovers",
+    "said",
     "sync_directory",
     "write_file",
 ]
@@ -46,6 +48,10 @@ _CHUNK: Final = 1 << 20
 _LOCK: Final = ".lock"
 _LEFTOVER: Final = re.compile(r"\.(publish|delete|labels)-[0-9a-f]{16}")
 _RETRIES: Final = 100
+
+_FULL: Final = frozenset(
+    {errno.ENOSPC, errno.EDQUOT} if hasattr(errno, "EDQUOT") else {errno.ENOSPC}
+)
 
 _log: Final = logging.getLogger("modelserve.repository")
 
@@ -210,6 +216,23 @@ def _remove(path: Path) -> None:
         else:
             return
     raise OSError(0, "something keeps changing it")
+
+
+@contextmanager
+def said(doing: str) -> Iterator[None]:
+    """Say in a LoadError what the file system refused, without a path of the machine.
+
+    Args:
+        doing: What is being done, for the error's beginning.
+    """
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in _FULL
+        reason = "no space left on the device" if full else error.strerror or type(error).__name__
+        raise LoadError(f"{doing}: {reason}") from error
+    except LoadError as error:
+        raise type(error)(f"{doing}: {error}") from error
 
 
 def sync_directory(path: Path) -> None:

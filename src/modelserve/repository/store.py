@@ -5,7 +5,6 @@ Publishes, verifies, labels and deletes versions. Loads nothing and runs nothing
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
 import json
@@ -15,7 +14,6 @@ import re
 import stat
 import unicodedata
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -31,11 +29,12 @@ from modelserve.repository.staging import (
     exclusive,
     hidden_name,
     leftovers,
+    said,
     sync_directory,
     write_file,
 )
 
-__all__ = ["STABLE", "LocalStore"]
+__all__ = ["STABLE", "LocalStore", "is_version", "name_fault"]
 
 STABLE: Final = "stable"
 """The label of the version that answers when a request names none."""
@@ -51,10 +50,6 @@ _MAX_VERSION: Final = 2**63 - 1
 _LABEL: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 _MAX_NAME: Final = 255
 _RESERVED: Final = frozenset('/\\<>:"|?*')
-
-_FULL: Final = frozenset(
-    {errno.ENOSPC, errno.EDQUOT} if hasattr(errno, "EDQUOT") else {errno.ENOSPC}
-)
 
 _log: Final = logging.getLogger("modelserve.repository")
 
@@ -131,7 +126,7 @@ class LocalStore:
             IntegrityError: A file is missing or differs from what was published.
         """
         directory = self._directory(model) / version
-        if not _is_version(version) or not directory.is_dir():
+        if not is_version(version) or not directory.is_dir():
             raise _unknown(model, version)
         before = _times(directory)
         try:
@@ -178,12 +173,12 @@ class LocalStore:
             TypeError, ValueError: `source` is none of these, or `metadata` is not for JSON.
         """
         directory = self._directory(model)
-        if version and not _is_version(version):
+        if version and not is_version(version):
             raise InvalidInput(f'"{version}" is not a version; expected a number such as "3"')
         if label:
             _check_label(label)
         recorded = json.loads(json.dumps(dict(metadata), allow_nan=False))
-        with _said(f'publishing "{model}"'):
+        with said(f'publishing "{model}"'):
             name, files = _files_of(source)
             self.path.mkdir(parents=True, exist_ok=True)
             self._sweep([self.path, directory])
@@ -242,7 +237,7 @@ class LocalStore:
             LoadError: The file system refuses.
         """
         directory = self._directory(model)
-        with _said(f'deleting "{model}" version {version}'):
+        with said(f'deleting "{model}" version {version}'):
             self._check_exists(model, version)
             with exclusive(self.path):
                 self._check_exists(model, version)
@@ -274,7 +269,7 @@ class LocalStore:
         if not self._versions(directory):
             return ()
         hidden: list[Path] = []
-        with _said(f'collecting "{model}"'):
+        with said(f'collecting "{model}"'):
             try:
                 with exclusive(self.path):
                     versions = self._versions(directory)
@@ -323,7 +318,7 @@ class LocalStore:
             _check_label(name)
         if not self._versions(directory):
             raise ModelNotFound(f'no model "{model}"')
-        with _said(f'labelling "{model}"'), exclusive(self.path):
+        with said(f'labelling "{model}"'), exclusive(self.path):
             for version in changes.values():
                 if version is not None:
                     self._check_exists(model, version)
@@ -353,7 +348,7 @@ class LocalStore:
         return tuple((path, *_times(directory / path)) for path in paths)
 
     def _directory(self, model: str) -> Path:
-        reason = _refuse_name(model)
+        reason = name_fault(model)
         if reason:
             raise InvalidInput(f"{model!r} cannot be the name of a model: {reason}")
         return self.path / model
@@ -363,7 +358,7 @@ class LocalStore:
         return tuple(sorted(found, key=int))
 
     def _check_exists(self, model: str, version: str) -> None:
-        if not _is_version(version) or not (self._directory(model) / version).is_dir():
+        if not is_version(version) or not (self._directory(model) / version).is_dir():
             raise _unknown(model, version)
 
     def _check_free(self, directory: Path, version: str) -> str:
@@ -411,7 +406,7 @@ def _unknown(model: str, version: str) -> ModelNotFound:
     return ModelNotFound(f'model "{model}" has no version {version!r}')
 
 
-def _refuse_name(name: str) -> str:
+def name_fault(name: str) -> str:
     """Say why this cannot be the name of a model; empty when it can."""
     if not name:
         return "it is empty"
@@ -437,19 +432,20 @@ def _check_label(name: str) -> None:
         )
 
 
-def _is_version(version: str) -> bool:
+def is_version(version: str) -> bool:
+    """Tell whether a directory of this name is a version."""
     return bool(_VERSION.fullmatch(version)) and int(version) <= _MAX_VERSION
 
 
 def _names(directory: Path) -> list[str]:
     try:
-        return [name for name in os.listdir(directory) if not _refuse_name(name)]
+        return [name for name in os.listdir(directory) if not name_fault(name)]
     except (FileNotFoundError, NotADirectoryError):
         return []
 
 
 def _numbers(directory: Path) -> list[str]:
-    return [name for name in _names(directory) if _is_version(name)]
+    return [name for name in _names(directory) if is_version(name)]
 
 
 def _times(path: Path) -> tuple[int, ...]:
@@ -528,19 +524,6 @@ def _check_file(directory: Path, name: str, expected: Any, *, content: bool) -> 
         raise IntegrityError(f"{name}: cannot be read: {error.strerror}") from error
     if digest != expected["sha256"]:
         raise IntegrityError(f"{name}: sha256 {digest}, published with {expected['sha256']}")
-
-
-@contextmanager
-def _said(doing: str) -> Iterator[None]:
-    """Say in a LoadError what the file system refused, without a path of the machine."""
-    try:
-        yield
-    except OSError as error:
-        full = error.errno in _FULL
-        reason = "no space left on the device" if full else error.strerror or type(error).__name__
-        raise LoadError(f"{doing}: {reason}") from error
-    except LoadError as error:
-        raise type(error)(f"{doing}: {error}") from error
 
 
 def _files_of(source: Any) -> tuple[str, dict[str, Path | bytes]]:

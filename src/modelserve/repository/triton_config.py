@@ -1,19 +1,21 @@
-"""Reads Triton's `config.pbtxt`: what of it is used here, and the names of what is not.
+"""Reads Triton's model configuration: what of it is used here, and the names of what is not.
 
 Decides nothing: versions, batching and instances are the repository's.
 """
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal, TypeVar, get_args
+from typing import Any, Final, Literal, NoReturn, TypeVar, get_args
 
-from modelserve.errors import LoadError
+from modelserve.errors import InvalidInput, LoadError
+from modelserve.repository.config_fields import Fields, JsonFields, TextFields
 from modelserve.repository.onnx_files import relative_name
-from modelserve.repository.text_proto import Message, Scalar, TextProto, Value
+from modelserve.repository.text_proto import TextProto
 from modelserve.tensors import Datatype, Signature, TensorSpec
 
 __all__ = [
@@ -26,6 +28,7 @@ __all__ = [
     "WarmupData",
     "WarmupInput",
     "read_config",
+    "read_json_config",
 ]
 
 InstanceKind = Literal["AUTO", "GPU", "CPU", "MODEL"]
@@ -58,8 +61,6 @@ _KINDS: Final[dict[str | int, InstanceKind]] = {
     **{f"KIND_{kind}": kind for kind in get_args(InstanceKind)},
     **dict(enumerate(get_args(InstanceKind))),
 }
-_TRUE: Final = ("true", "True", "t", 1)
-_FALSE: Final = ("false", "False", "f", 0)
 
 _INT32: Final = 2**31 - 1
 _UINT32: Final = 2**32 - 1
@@ -235,122 +236,42 @@ def read_config(source: str | os.PathLike[str]) -> TritonConfig:
         except UnicodeDecodeError as error:
             raise LoadError(f"{name}: not UTF-8 at byte {error.start}") from error
     proto = TextProto(text, name)
-    return _config(_Fields(proto, proto.read(), "", {}))
+    return _config(TextFields(proto, proto.read(), "", {}))
 
 
-class _Fields:
-    """Typed access to one message's fields; what was never asked for counts as ignored."""
+def read_json_config(source: str | Mapping[str, Any]) -> TritonConfig:
+    """Read a model configuration in protobuf's JSON form, as a request to load a model brings it.
 
-    __slots__ = ("_found", "_ignored", "_path", "_proto", "at")
+    Args:
+        source: The JSON text, or the object it stands for.
 
-    def __init__(
-        self, proto: TextProto, message: Message, path: str, ignored: dict[str, None]
-    ) -> None:
-        self._proto = proto
-        self._path = path
-        self._ignored = ignored
-        self.at = message.at
-        self._found: dict[str, tuple[bool, int, list[Value]]] = {}
-        for item in message.fields:
-            listed, at, values = self._found.get(item.name, (False, item.at, []))
-            values.extend(item.values)
-            self._found[item.name] = (listed or item.listed, at, values)
+    Raises:
+        InvalidInput: It is not a JSON object, or a field that is used holds what it must not; with
+            the field's place (``config.input[0].dims[1]``) and what was expected.
 
-    def error(self, name: str, at: int, message: str) -> LoadError:
-        where = f"{self._path}{name}".rstrip(".")
-        return self._proto.error(at, f"{where}: {message}")
-
-    def has(self, name: str) -> bool:
-        return name in self._found
-
-    def integer(self, name: str, low: int, high: int, default: int = 0) -> int:
-        value = self._one(name)
-        return default if value is None else self._integer(name, value, low, high)
-
-    def integers(self, name: str, low: int, high: int) -> tuple[int, ...] | None:
-        """Return a repeated field; None where the file does not name it."""
-        if not self.has(name):
-            return None
-        return tuple(self._integer(name, value, low, high) for value in self._all(name))
-
-    def boolean(self, name: str) -> bool:
-        value = self._one(name)
-        if value is None:
-            return False
-        if isinstance(value, Scalar) and value.kind in ("name", "integer"):
-            if value.value in _TRUE:
-                return True
-            if value.value in _FALSE:
-                return False
-        raise self.error(name, value.at, f"expected true or false, got {value}")
-
-    def text(self, name: str) -> str:
-        value = self._one(name)
-        if value is None:
-            return ""
-        if not isinstance(value, Scalar) or not isinstance(value.value, bytes):
-            raise self.error(name, value.at, f"expected a string, got {value}")
+    Example:
+        >>> read_json_config('{"maxBatchSize": 8, "parameters": {}}').ignored
+        ('parameters',)
+    """
+    document: Any = source
+    if isinstance(source, str):
         try:
-            return value.value.decode()
-        except UnicodeDecodeError as error:
-            raise self.error(name, value.at, "expected UTF-8") from error
-
-    def choice(self, name: str, choices: dict[str | int, _T]) -> _T | None:
-        value = self._one(name)
-        if value is None:
-            return None
-        if (
-            isinstance(value, Scalar)
-            and isinstance(value.value, str | int)
-            and value.value in choices
-        ):
-            return choices[value.value]
-        names = ", ".join(key for key in choices if isinstance(key, str))
-        raise self.error(name, value.at, f"expected one of {names}, got {value}")
-
-    def message(self, name: str) -> _Fields | None:
-        value = self._one(name)
-        return None if value is None else self._message(name, value)
-
-    def messages(self, name: str) -> list[_Fields]:
-        return [self._message(name, value) for value in self._all(name)]
-
-    def close(self) -> None:
-        """Note which fields nobody asked for."""
-        for name in self._found:
-            self._ignored.setdefault(self._path + name)
-
-    def names_ignored(self) -> tuple[str, ...]:
-        return tuple(self._ignored)
-
-    def _all(self, name: str) -> list[Value]:
-        return self._found.pop(name)[2] if name in self._found else []
-
-    def _one(self, name: str) -> Value | None:
-        if name not in self._found:
-            return None
-        listed, at, values = self._found.pop(name)
-        if listed:
-            raise self.error(name, at, "expected one value, got a list")
-        if len(values) > 1:
-            raise self.error(name, values[1].at, "given twice")
-        return values[0]
-
-    def _integer(self, name: str, value: Value, low: int, high: int) -> int:
-        if not isinstance(value, Scalar) or value.kind != "integer":
-            raise self.error(name, value.at, f"expected an integer, got {value}")
-        number = value.value
-        if not isinstance(number, int) or not low <= number <= high:
-            raise self.error(name, value.at, f"expected {low} to {high}, got {number!r}")
-        return number
-
-    def _message(self, name: str, value: Value) -> _Fields:
-        if not isinstance(value, Message):
-            raise self.error(name, value.at, f'expected "{{", got {value}')
-        return _Fields(self._proto, value, f"{self._path}{name}.", self._ignored)
+            document = json.loads(source, parse_constant=_refuse_constant)
+            if "\\u" in source:  # half a surrogate pair passes the parser, and no error's text
+                json.dumps(document, ensure_ascii=False).encode()
+        except (ValueError, RecursionError) as error:
+            why = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+            raise InvalidInput(f"not valid JSON: {why}", path="config") from None
+    if not isinstance(document, Mapping):
+        raise InvalidInput(f"expected a JSON object, got {type(document).__name__}", path="config")
+    return _config(JsonFields(document, "config", "", {}))
 
 
-def _config(fields: _Fields) -> TritonConfig:
+def _refuse_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not a JSON value")
+
+
+def _config(fields: Fields) -> TritonConfig:
     config = {
         "name": fields.text("name"),
         "platform": fields.text("platform"),
@@ -377,7 +298,7 @@ def _config(fields: _Fields) -> TritonConfig:
     )
 
 
-def _each(fields: _Fields, name: str, read: Callable[[_Fields], _T]) -> tuple[_T, ...]:
+def _each(fields: Fields, name: str, read: Callable[[Fields], _T]) -> tuple[_T, ...]:
     found: list[_T] = []
     for item in fields.messages(name):
         found.append(read(item))
@@ -385,7 +306,7 @@ def _each(fields: _Fields, name: str, read: Callable[[_Fields], _T]) -> tuple[_T
     return tuple(found)
 
 
-def _optional(fields: _Fields, name: str, read: Callable[[_Fields], _T]) -> _T | None:
+def _optional(fields: Fields, name: str, read: Callable[[Fields], _T]) -> _T | None:
     item = fields.message(name)
     if item is None:
         return None
@@ -394,10 +315,10 @@ def _optional(fields: _Fields, name: str, read: Callable[[_Fields], _T]) -> _T |
     return found
 
 
-def _tensors(fields: _Fields, side: str) -> tuple[TensorSpec, ...]:
+def _tensors(fields: Fields, side: str) -> tuple[TensorSpec, ...]:
     names: set[str] = set()
 
-    def read(item: _Fields) -> TensorSpec:
+    def read(item: Fields) -> TensorSpec:
         spec = _tensor(item, side)
         if spec.name in names:
             raise item.error("name", item.at, f'two tensors are named "{spec.name}"')
@@ -407,7 +328,7 @@ def _tensors(fields: _Fields, side: str) -> tuple[TensorSpec, ...]:
     return _each(fields, side, read)
 
 
-def _tensor(item: _Fields, side: str) -> TensorSpec:
+def _tensor(item: Fields, side: str) -> TensorSpec:
     return TensorSpec(
         _required_name(item, "name"),
         _datatype(item),
@@ -416,21 +337,21 @@ def _tensor(item: _Fields, side: str) -> TensorSpec:
     )
 
 
-def _required_name(item: _Fields, field_name: str) -> str:
+def _required_name(item: Fields, field_name: str) -> str:
     name = item.text(field_name)
     if not name:
         raise item.error(field_name, item.at, "expected a name, got none")
     return name
 
 
-def _datatype(item: _Fields) -> Datatype:
+def _datatype(item: Fields) -> Datatype:
     datatype = item.choice("data_type", _DATATYPES)
     if datatype is None:
         raise item.error("data_type", item.at, "expected a type such as TYPE_FP32, got none")
     return datatype
 
 
-def _version_policy(item: _Fields) -> VersionPolicy:
+def _version_policy(item: Fields) -> VersionPolicy:
     given = [name for name in ("latest", "all", "specific") if item.has(name)]
     if len(given) > 1:
         raise item.error("", item.at, f"expected one policy, got {' and '.join(given)}")
@@ -444,11 +365,11 @@ def _version_policy(item: _Fields) -> VersionPolicy:
     return VersionPolicy("all") if everything else VersionPolicy()
 
 
-def _instance_group(item: _Fields) -> InstanceGroup:
+def _instance_group(item: Fields) -> InstanceGroup:
     return InstanceGroup(item.integer("count", 0, _INT32), item.choice("kind", _KINDS) or "AUTO")
 
 
-def _dynamic_batching(item: _Fields) -> DynamicBatching:
+def _dynamic_batching(item: Fields) -> DynamicBatching:
     sizes = item.integers("preferred_batch_size", 1, _INT32) or ()
     delay = item.integer("max_queue_delay_microseconds", 0, _UINT64)
     levels = item.integer("priority_levels", 0, _UINT64)
@@ -464,32 +385,27 @@ def _dynamic_batching(item: _Fields) -> DynamicBatching:
     )
 
 
-def _queue_policy(item: _Fields) -> tuple[int, int]:
+def _queue_policy(item: Fields) -> tuple[int, int]:
     return (
         item.integer("max_queue_size", 0, _UINT32),
         item.integer("default_timeout_microseconds", 0, _UINT64),
     )
 
 
-def _warmup(item: _Fields) -> Warmup:
-    inputs = {found.name: found for found in _each(item, "inputs", _warmup_entry)}
+def _warmup(item: Fields) -> Warmup:
+    inputs: list[WarmupInput] = []
+    for name, fields in item.entries("inputs"):
+        inputs.append(_warmup_input(fields, name))
+        fields.close()
     return Warmup(
         name=item.text("name"),
         batch_size=item.integer("batch_size", 0, _UINT32),
-        inputs=tuple(inputs.values()),
+        inputs=tuple(inputs),
         count=item.integer("count", 0, _UINT32) or 1,
     )
 
 
-def _warmup_entry(item: _Fields) -> WarmupInput:
-    name = _required_name(item, "key")
-    found = _optional(item, "value", lambda f: _warmup_input(f, name))
-    if found is None:
-        raise item.error("value", item.at, f'expected a description of the input "{name}"')
-    return found
-
-
-def _warmup_input(item: _Fields, name: str) -> WarmupInput:
+def _warmup_input(item: Fields, name: str) -> WarmupInput:
     datatype = _datatype(item)
     dims = item.integers("dims", 0, _INT64) or ()
     sources = {"zero_data": "zero", "random_data": "random", "input_data_file": "file"}

@@ -35,7 +35,7 @@ from modelserve.protocols import Backend, State, Ticket, Traits, VersionInfo
 from modelserve.repository.class_names import names_in_metadata
 from modelserve.tensors import Signature, Tensor, TensorSpec
 
-__all__ = ["ModelVersion", "VersionOptions", "load_version"]
+__all__ = ["DeclarationError", "ModelVersion", "VersionOptions", "load_version"]
 
 _log = logging.getLogger("modelserve.repository")
 
@@ -43,6 +43,10 @@ DEFAULT_BATCH_SIZE: Final = 64
 """`max_batch_size` of a model whose batch axis was proven and not declared."""
 _WARM_UP_LIMIT: Final = 0.5
 """Seconds that warming up may take, beyond the first runs of the smallest batch."""
+
+
+class DeclarationError(LoadError):
+    """A model does not take or give what its configuration declares."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -499,7 +503,7 @@ def _check_declared(model: str, signature: Signature, declared: Signature) -> No
             found = known.get(spec.name)
             if found is None or found.datatype != spec.datatype or not _fits(found, spec):
                 has = ", ".join(_described(each) for each in there)
-                raise LoadError(
+                raise DeclarationError(
                     f'model "{model}": its configuration declares {side} {_described(spec)}; '
                     f"the model has {has or 'none'}"
                 )

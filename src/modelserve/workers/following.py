@@ -130,8 +130,25 @@ class FollowingRepository(ModelRepository):
 
     # ------------------------------------------------------------------ control
 
-    async def aload(self, model: str, version: str | int = "", *, drain: float = DRAIN) -> str:
-        """Load a stored model, or one version of it, in all workers."""
+    async def aload(
+        self,
+        model: str,
+        version: str | int = "",
+        *,
+        config: str | Mapping[str, Any] | None = None,
+        files: Mapping[str, bytes] | None = None,
+        drain: float = DRAIN,
+    ) -> str:
+        """Load a stored model, or one version of it, in all workers.
+
+        Raises:
+            Unsupported: A configuration or files came along, which one process alone would have.
+        """
+        if config is not None or files is not None:
+            raise Unsupported(
+                "several processes serve what is in the store; publish the version, or put its "
+                "configuration there"
+            )
         number = checked_number(version)
         return str(await self._ask({"call": "load", "model": model, "version": number}))
 
@@ -209,7 +226,7 @@ class FollowingRepository(ModelRepository):
         """Refuse: what is only in memory is in one process."""
         raise Unsupported("several processes serve what is in the store; use publish")
 
-    def load(self, model: str, version: str | int = "", *, drain: float = DRAIN) -> NoReturn:
+    def load(self, model: str, version: str | int = "", **options: Any) -> NoReturn:
         """Refuse; await `aload`."""
         raise _one_process("load")
 
