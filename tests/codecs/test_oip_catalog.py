@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from modelserve.codecs import oip_catalog
-from modelserve.errors import InvalidInput, Unsupported
+from modelserve.errors import InvalidInput
 from modelserve.protocols import VersionInfo
 from modelserve.tensors import Signature, TensorSpec
 
@@ -136,28 +136,6 @@ def test_request_for_the_index_survives_the_way(ready: bool) -> None:
 def test_malformed_request_for_the_index_is_refused(body: bytes) -> None:
     with pytest.raises(InvalidInput):
         oip_catalog.decode_index_request(body)
-
-
-@pytest.mark.parametrize("version", ["", "7"])
-def test_request_for_a_change_survives_the_way(version: str) -> None:
-    assert oip_catalog.decode_change(oip_catalog.encode_change(version)) == version
-
-
-@pytest.mark.parametrize("body", [b"", b"{}", b'{"parameters":{"unload_dependents":true}}'])
-def test_request_for_a_change_need_not_name_a_version(body: bytes) -> None:
-    assert oip_catalog.decode_change(body) == ""
-
-
-@pytest.mark.parametrize("body", [b"[]", b'{"parameters":1}', b'{"parameters":{"version":1}}'])
-def test_malformed_request_for_a_change_is_refused(body: bytes) -> None:
-    with pytest.raises(InvalidInput):
-        oip_catalog.decode_change(body)
-
-
-@pytest.mark.parametrize("name", ["config", "file:1/model.onnx"])
-def test_models_in_the_body_are_not_offered(name: str) -> None:
-    with pytest.raises(Unsupported, match=name):
-        oip_catalog.decode_change(json.dumps({"parameters": {name: "x"}}).encode())
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,7 @@ def _run(arguments: argparse.Namespace) -> int:
         infos = asyncio.run(repository.index())
         _accept(infos, arguments)
         # From here on each change is told: what is served now stands above.
-        logging.getLogger("modelserve.repository").setLevel(logging.INFO)
+        logging.getLogger("modelserve").setLevel(logging.INFO)
         serve(
             repository,
             http=arguments.http,

@@ -158,15 +158,33 @@ class Client:
         """
         return self._carry_out(self._core.ready(model, version))
 
-    def load(self, model: str, version: str = "", *, timeout: float | None = _LOAD_TIMEOUT) -> str:
+    def load(
+        self,
+        model: str,
+        version: str = "",
+        *,
+        config: str | Mapping[str, Any] | None = None,
+        files: Mapping[str, bytes] | None = None,
+        timeout: float | None = _LOAD_TIMEOUT,
+    ) -> str:
         """Have the server load a version; returns its number.
 
         Args:
             model: Name of the model.
             version: Version number; empty lets the server choose.
+            config: Triton's model configuration in JSON, its text or the object, to be used until
+                the next load instead of the stored one; as `ModelRepository.load` has it. The
+                server has to be started with `uploads`.
+            files: Contents by name in the model's directory (``1/model.onnx``), to be served until
+                the next load instead of the stored versions. Needs `config`, which may be ``{}``.
             timeout: Seconds to wait for it; None for any time.
+
+        Raises:
+            PermissionDenied: The server does not take configurations and files.
+            InvalidInput: They are malformed, or cannot be served.
+            PayloadTooLarge: They are more than the server takes.
         """
-        return self._carry_out(self._core.load(model, version, timeout))
+        return self._carry_out(self._core.load(model, version, timeout, config, files))
 
     def unload(self, model: str, version: str = "", *, drain: float = 30.0) -> None:
         """Have the server unload a version (without a number: all), after its requests.
@@ -314,10 +332,16 @@ class AsyncClient:
         return await self._carry_out(self._core.ready(model, version))
 
     async def aload(
-        self, model: str, version: str = "", *, timeout: float | None = _LOAD_TIMEOUT
+        self,
+        model: str,
+        version: str = "",
+        *,
+        config: str | Mapping[str, Any] | None = None,
+        files: Mapping[str, bytes] | None = None,
+        timeout: float | None = _LOAD_TIMEOUT,
     ) -> str:
         """Have the server load a version; as `Client.load`."""
-        return await self._carry_out(self._core.load(model, version, timeout))
+        return await self._carry_out(self._core.load(model, version, timeout, config, files))
 
     async def aunload(self, model: str, version: str = "", *, drain: float = 30.0) -> None:
         """Have the server unload a version; as `Client.unload`."""

@@ -18,7 +18,7 @@ from typing import Any, Final, Literal, TypeAlias, TypeVar, cast
 from urllib.parse import quote, urlsplit
 
 from modelserve import errors
-from modelserve.codecs import oip, oip_catalog
+from modelserve.codecs import oip, oip_catalog, oip_control
 from modelserve.errors import DeadlineExceeded, InvalidInput, ServeError, UnavailableError
 from modelserve.messages import InferRequest, InferResponse
 from modelserve.protocols import VersionInfo
@@ -377,8 +377,16 @@ class Core:
             return False
         return answer.status == 200 and oip_catalog.decode_ready(answer.body)
 
-    def load(self, model: str, version: str, timeout: float | None) -> Steps[str]:
-        yield from self._change(model, "load", oip_catalog.encode_change(version), timeout)
+    def load(
+        self,
+        model: str,
+        version: str,
+        timeout: float | None,
+        config: str | Mapping[str, Any] | None = None,
+        files: Mapping[str, bytes] | None = None,
+    ) -> Steps[str]:
+        body = oip_control.encode_load(version, config, files)
+        yield from self._change(model, "load", body, timeout)
         if version:
             return version
         info = yield from self.describe(model)
@@ -386,7 +394,7 @@ class Core:
 
     def unload(self, model: str, version: str, drain: float) -> Steps[None]:
         timeout = None if self.timeout is None else self.timeout + drain
-        yield from self._change(model, "unload", oip_catalog.encode_change(version), timeout)
+        yield from self._change(model, "unload", oip_control.encode_unload(version), timeout)
 
     def _change(self, model: str, verb: str, body: bytes, timeout: float | None) -> Steps[None]:
         for key in [key for key in tuple(self._metadata) if key[0] == model]:

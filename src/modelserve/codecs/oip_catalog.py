@@ -1,4 +1,4 @@
-"""Open Inference Protocol v2 over REST: health, metadata, repository index, load and unload.
+"""Open Inference Protocol v2 over REST: health, metadata, repository index.
 
 Bodies only, as JSON. Inference messages are in `modelserve.codecs.oip`.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from modelserve.errors import InvalidInput, Unsupported
+from modelserve.errors import InvalidInput
 from modelserve.protocols import VersionInfo
 from modelserve.tensors import Signature, TensorSpec
 
@@ -16,12 +16,10 @@ from ._json import Buffer, dumps, loads
 from ._tensors import short
 
 __all__ = [
-    "decode_change",
     "decode_index",
     "decode_index_request",
     "decode_metadata",
     "decode_ready",
-    "encode_change",
     "encode_index",
     "encode_index_request",
     "encode_live",
@@ -232,34 +230,3 @@ def decode_index_request(body: Buffer) -> bool:
     if type(ready) is not bool:
         raise InvalidInput(f"expected true or false, got {short(ready)}", path="ready")
     return ready
-
-
-def encode_change(version: str = "") -> bytes:
-    """Return the body of a request to load or unload a model."""
-    return dumps({"parameters": {"version": version}} if version else {})
-
-
-def decode_change(body: Buffer) -> str:
-    """Return the version a request to load or unload a model names; empty for none.
-
-    The version is the parameter `version`, which is ours. Triton's `unload_dependents` is taken
-    and without effect.
-
-    Raises:
-        InvalidInput: The body is not such a request.
-        Unsupported: It brings its own configuration or files.
-    """
-    if not body:
-        return ""
-    parameters = _document(body).get("parameters")
-    if parameters is None:
-        return ""
-    if type(parameters) is not dict:
-        raise InvalidInput(f"expected an object, got {short(parameters)}", path="parameters")
-    for name in parameters:
-        if name == "config" or name.startswith("file:"):
-            raise Unsupported(f"parameters.{name[:80]}: not offered here")
-    version = parameters.get("version", "")
-    if type(version) is not str:
-        raise InvalidInput(f"expected a string, got {short(version)}", path="parameters.version")
-    return version

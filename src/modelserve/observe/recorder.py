@@ -18,6 +18,8 @@ _FOLD: Final = 64
 _INTERVAL: Final = 0.1
 _MOST_PENDING: Final = 4096
 _LOG_INTERVAL: Final = 60.0
+_ROUNDS: Final = 8
+"""Folds in a row, as an observer may cause exchanges of its own."""
 
 
 class Recorder:
@@ -38,7 +40,17 @@ class Recorder:
         >>> recorder.flush()
     """
 
-    __slots__ = ("_clock", "_due", "_folder", "_lock", "_log_after", "_observers", "_pending")
+    __slots__ = (
+        "_clock",
+        "_due",
+        "_eager",
+        "_folder",
+        "_interval",
+        "_lock",
+        "_log_after",
+        "_observers",
+        "_pending",
+    )
 
     def __init__(
         self, observers: Iterable[Observer] = (), *, clock: Callable[[], float] = perf_counter
@@ -48,7 +60,9 @@ class Recorder:
         self._pending: list[Exchange] = []
         self._lock = Lock()
         self._folder = 0
+        self._interval = _INTERVAL
         self._due = clock() + _INTERVAL
+        self._eager: tuple[Observer, ...] = ()
         self._log_after: dict[int, float] = {}
 
     def record(self, exchange: Exchange) -> None:
@@ -69,18 +83,52 @@ class Recorder:
         """
         self._fold(wait=True)
 
-    def add(self, observer: Observer) -> None:
-        """Add an observer; it gets what is folded from now on."""
+    def add(self, observer: Observer, *, eager: bool = False) -> None:
+        """Add an observer; it gets what is folded from now on.
+
+        Args:
+            observer: The observer.
+            eager: Whether every exchange is passed on as soon as it is recorded, to all observers.
+        """
         with self._lock:
             self._observers = (*self._observers, observer)
+            if eager:
+                self._eager = (*self._eager, observer)
+            self._set_interval()
+
+    def remove(self, observer: Observer) -> None:
+        """Take an observer away; it gets nothing from now on. Not to be called while it observes.
+
+        One that was never added may be removed, too.
+        """
+        with self._lock:
+            self._observers = tuple(known for known in self._observers if known is not observer)
+            self._eager = tuple(known for known in self._eager if known is not observer)
+            self._set_interval()
+
+    @property
+    def observed(self) -> bool:
+        """Whether there is any observer."""
+        return bool(self._observers)
+
+    def _set_interval(self) -> None:
+        self._interval = 0.0 if self._eager else _INTERVAL
+        self._due = self._clock() + self._interval
 
     def _fold(self, *, wait: bool) -> None:
+        for _ in range(_ROUNDS):
+            if not self._fold_once(wait=wait):
+                return
+            wait = False
+
+    def _fold_once(self, *, wait: bool) -> bool:
+        """Pass on what is pending; returns whether there is more that must not wait."""
         me = get_ident()
         if self._folder == me or not self._lock.acquire(blocking=wait):
-            return
+            return False
         try:
             self._folder = me
-            self._due = self._clock() + _INTERVAL
+            self._due = self._clock() + self._interval
             # The list itself is never swapped: a thread may have read the attribute and not yet
             # appended. Appends go to its end, so the first `size` stay where they are.
             size = len(self._pending)
@@ -92,6 +140,8 @@ class Recorder:
         finally:
             self._folder = 0
             self._lock.release()
+        # Of a thread that could not get the lock, which nobody else would pass on soon.
+        return bool(self._eager and self._pending)
 
     def _observe(self, observer: Observer, exchanges: list[Exchange]) -> None:
         try:

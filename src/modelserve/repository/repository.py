@@ -13,8 +13,10 @@ from typing import Any, Final, Literal, Self
 
 from modelserve.errors import Conflict, ModelNotFound, ModelNotReady
 from modelserve.messages import Parameters
+from modelserve.observe.logs import LogSettings
 from modelserve.observe.metrics import Metrics
 from modelserve.observe.recorder import Recorder
+from modelserve.observe.tracing import TraceSettings
 from modelserve.protocols import Observer, Policy, Store, VersionInfo
 from modelserve.repository.answering import Answering
 from modelserve.repository.control import DRAIN, Control, checked_keep, checked_number
@@ -84,6 +86,10 @@ class ModelRepository(Answering):
         self.metrics = Metrics()
         self._recorder = Recorder([self.metrics, *observers])
         self.record = self._recorder.record
+        self.log_settings = LogSettings(self._recorder)
+        """What is logged: levels, and a line per request."""
+        self.trace_settings = TraceSettings(self._recorder)
+        """Which requests leave a trace."""
         self._control = Control(
             self.store,
             options=VersionOptions(
@@ -411,6 +417,7 @@ class ModelRepository(Answering):
         if self._watcher is not None:
             self._watcher.stop()
         self._control.close(drain)
+        self.trace_settings.flush()
 
     # coroutine forms
 

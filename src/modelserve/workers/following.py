@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, NoReturn
 
 from modelserve.errors import ModelNotFound, ServeError, Unsupported
+from modelserve.observe.logs import LogSettings
+from modelserve.observe.tracing import TraceSettings
 from modelserve.protocols import Policy, StoredVersion
 from modelserve.repository.control import DRAIN, checked_number
 from modelserve.repository.models import ModelEntry, answering_version, wanted_versions
@@ -24,6 +26,10 @@ __all__ = ["FollowedStore", "FollowingRepository"]
 Ask = Callable[[Message], Awaitable[Any]]
 
 _NOTHING: Final[Mapping[str, Any]] = {}
+_EACH_ITS_OWN: Final = (
+    "several processes have settings of their own, and this request reached one of them: what is "
+    "logged and traced is changed where one process serves"
+)
 
 
 class FollowedStore(LocalStore):
@@ -68,6 +74,8 @@ class FollowingRepository(ModelRepository):
         self._ask = ask
         self._states: dict[str, ModelState] = {}
         super().__init__(self._followed, load="none", instances=instances)
+        self.log_settings = LogSettings(self._recorder, fixed=_EACH_ITS_OWN)
+        self.trace_settings = TraceSettings(self._recorder, fixed=_EACH_ITS_OWN)
 
     # ------------------------------------------------------------------ following
 

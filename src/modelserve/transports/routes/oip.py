@@ -1,6 +1,6 @@
 """The Open Inference Protocol, version 2: health, metadata, and the repository's index.
 
-With Triton's extension for loading and unloading. Inference itself is in `routes`.
+Inference itself is in `routes`, Triton's extensions for control in `control`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from modelserve.codecs import oip_catalog
 
+from . import control
 from .messages import Reply, Request, reply_json
 from .table import SMALL_BODY, Endpoint, Route
 
@@ -23,9 +24,10 @@ async def _server(routes: Routes, request: Request, route: Route) -> Reply:
 
     extensions = ["binary_tensor_data", "parameters"]
     if hasattr(routes.servable, "index"):
-        extensions.append("model_repository")
+        extensions += ("model_repository", "model_repository(unload_dependents)")
     if routes.controls and not routes.shared_memory.refusal:
         extensions.append("system_shared_memory")
+    extensions += control.EXTENSIONS
     body = oip_catalog.encode_server("modelserve", __version__, extensions)
     return reply_json(200, body, request)
 
@@ -64,22 +66,8 @@ async def _index(routes: Routes, request: Request, route: Route) -> Reply:
     return reply_json(200, oip_catalog.encode_index(shown), request)
 
 
-async def _load(routes: Routes, request: Request, route: Route) -> Reply:
-    version = oip_catalog.decode_change(request.body)
-    await routes.administrator().aload(route.model, version)
-    return reply_json(200, b"", request)
-
-
-async def _unload(routes: Routes, request: Request, route: Route) -> Reply:
-    version = oip_catalog.decode_change(request.body)
-    await routes.administrator().aunload(route.model, version)
-    return reply_json(200, b"", request)
-
-
 MODEL_PATHS: Final = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
 """Paths of a model, to which others are added."""
-
-_REPOSITORY: Final = "/v2/repository/models/{model}"
 
 ENDPOINTS: Final = (
     Endpoint("GET", "/v2", _server, "read", summary="the server's name, version and extensions"),
@@ -115,21 +103,5 @@ ENDPOINTS: Final = (
         "read",
         max_body=SMALL_BODY,
         summary="every version of every model, with its state",
-    ),
-    Endpoint(
-        "POST",
-        f"{_REPOSITORY}/load",
-        _load,
-        "admin",
-        max_body=SMALL_BODY,
-        summary="load a model, or a version of it",
-    ),
-    Endpoint(
-        "POST",
-        f"{_REPOSITORY}/unload",
-        _unload,
-        "admin",
-        max_body=SMALL_BODY,
-        summary="unload a model, or a version of it",
     ),
 )

@@ -28,7 +28,7 @@ from modelserve.messages import Exchange, InferRequest, InferResponse, Principal
 from modelserve.protocols import Admin, Authenticator, Caller, Catalog, Gathering, Servable, Ticket
 from modelserve.transports.shared_memory import SharedMemory, shared_memory_of
 
-from . import generate, server, v1
+from . import control, generate, server, v1
 from . import oip as oip_endpoints
 from . import shared_memory as shared_memory_endpoints
 from .bodies import (
@@ -151,6 +151,9 @@ class Routes:
         """What /metrics shows."""
         self.record: Callable[[Exchange], None] | None = record or getattr(servable, "record", None)
         """Gets every closed exchange."""
+        # Where somebody else is given the exchanges, what is served does not see them.
+        owner = servable if record is None else None
+        self.log_settings, self.trace_settings = control.settings_of(self, owner)
         self._prefix = token_hex(8)
         self._count = count(1)
 
@@ -588,7 +591,7 @@ def _endpoints(protocols: frozenset[ProtocolName]) -> list[Endpoint]:
     """Return the endpoints of some protocols, and those that there always are."""
     endpoints = [*server.ENDPOINTS]
     if "oip" in protocols:
-        endpoints += (*_INFER, *oip_endpoints.ENDPOINTS, *generate.ENDPOINTS)
+        endpoints += (*_INFER, *oip_endpoints.ENDPOINTS, *control.ENDPOINTS, *generate.ENDPOINTS)
         endpoints += shared_memory_endpoints.ENDPOINTS
     endpoints += v1.endpoints(protocols)
     return endpoints
