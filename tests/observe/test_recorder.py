@@ -186,3 +186,54 @@ def test_added_observer_gets_later_folds() -> None:
     recorder.record(Exchange("http", id="after"))
     recorder.flush()
     assert [exchange.id for exchange in kept.all] == ["after"]
+
+
+def test_an_eager_observer_gets_each_exchange_at_once() -> None:
+    eager, patient = Kept(), Kept()
+    recorder = Recorder([patient], clock=Clock())
+    recorder.add(eager, eager=True)
+    for count in range(1, 4):
+        recorder.record(Exchange("http"))
+        assert len(eager.all) == len(patient.all) == count
+    recorder.remove(eager)
+    recorder.record(Exchange("http"))
+    assert len(patient.all) == 3
+    recorder.flush()
+    assert (len(eager.all), len(patient.all)) == (3, 4)
+
+
+def test_an_observer_that_was_never_added_may_be_removed() -> None:
+    recorder = Recorder()
+    recorder.remove(Kept())
+    assert not recorder.observed
+
+
+def test_no_exchange_of_many_threads_waits_for_an_eager_observer() -> None:
+    kept = Kept()
+    recorder = Recorder()
+    recorder.add(kept, eager=True)
+    threads = [
+        Thread(target=lambda: [recorder.record(Exchange("http")) for _ in range(500)])
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(kept.all) == 2000
+
+
+def test_an_eager_observer_that_causes_exchanges_does_not_go_on_forever() -> None:
+    recorder = Recorder()
+
+    class Causes:
+        count = 0
+
+        def observe(self, exchanges: Sequence[Exchange]) -> None:
+            self.count += 1
+            recorder.record(Exchange("http"))
+
+    causes = Causes()
+    recorder.add(causes, eager=True)
+    recorder.record(Exchange("http"))
+    assert 1 <= causes.count < 100

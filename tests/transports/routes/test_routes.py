@@ -213,7 +213,14 @@ def test_target_that_hides_something_has_no_route(target: bytes) -> None:
 def test_server_describes_itself() -> None:
     document = content(ask(Routes(StubModel()), "GET", "/v2"))
     assert document["name"] == "modelserve"
-    assert document["extensions"] == ["binary_tensor_data", "parameters", "model_repository"]
+    assert document["extensions"] == [
+        "binary_tensor_data",
+        "parameters",
+        "model_repository",
+        "model_repository(unload_dependents)",
+        "logging",
+        "trace",
+    ]
 
 
 def test_live_and_ready_are_json() -> None:
@@ -384,7 +391,12 @@ def test_route_whose_protocol_is_missing_is_not_implemented(method: str, path: s
 def test_bare_servable_is_live_and_ready() -> None:
     routes = Routes(Bare())
     assert ask(routes, "GET", "/v2/health/ready").status == 200
-    assert content(ask(routes, "GET", "/v2"))["extensions"] == ["binary_tensor_data", "parameters"]
+    assert content(ask(routes, "GET", "/v2"))["extensions"] == [
+        "binary_tensor_data",
+        "parameters",
+        "logging",
+        "trace",
+    ]
     assert ask(routes, "POST", "/v2/models/bare/infer", BODY).status == 200
 
 
