@@ -7,7 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from modelserve.errors import BackendError, InvalidInput, ModelNotFound, ModelNotReady, QueueFull
+from modelserve.errors import (
+    BackendError,
+    InvalidInput,
+    ModelNotFound,
+    ModelNotReady,
+    QueueFull,
+    Unsupported,
+)
 from modelserve.messages import InferRequest
 from modelserve.protocols import Admin, Catalog, Servable
 from modelserve.repository.repository import ModelRepository
@@ -177,3 +184,9 @@ def test_a_request_begun_is_answered_or_refused() -> None:
         assert answers.empty()
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("given", [{"config": {}}, {"files": {"1/model.onnx": b""}}])
+def test_a_stub_takes_no_configuration_and_no_files(given: dict[str, Any]) -> None:
+    with pytest.raises(Unsupported, match="takes no configuration and no files"):
+        asyncio.run(StubModel().aload("stub", **given))

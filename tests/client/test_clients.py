@@ -18,10 +18,12 @@ from modelserve import errors
 from modelserve.client import AsyncClient, Client
 from modelserve.messages import InferRequest, InferResponse
 from modelserve.protocols import Admin, Catalog, Servable
+from modelserve.repository.repository import ModelRepository
 from modelserve.security.authentication import APIKeys
 from modelserve.tensors import TensorSpec
 from modelserve.testing import StubModel
 from modelserve.transports.asgi import ASGIApp, mount
+from versioned_models import ROWS, added, adds, answer, tree
 
 Ask = Callable[..., Any]
 Serve = Callable[..., str]
@@ -156,6 +158,33 @@ def test_load_and_unload(ask: Ask, serve: Serve) -> None:
     assert ask(url, "ready", "double") is False
     assert ask(url, "load", "double") == "3"
     assert ask(url, "ready", "double", "3") is True
+
+
+def test_load_with_a_configuration_and_files(
+    ask: Ask, serve: Serve, tmp_path: Path, directory: Any
+) -> None:
+    with ModelRepository(tree(tmp_path, {"m": {"1": 1}})) as repository:
+        app = ASGIApp(repository, admin=True, uploads=True)
+        url = serve(app)
+        assert ask(url, "load", "m", config={"maxBatchSize": 4}) == "1"
+        assert ask(url, "describe", "m").batching == "declared: up to 4 rows"
+        files = {"6/model.onnx": adds(6), "7/model.onnx": adds(7)}
+        assert ask(url, "load", "m", config="{}", files=files) == "7"
+        assert added(ask(url, "predict", "m", {"x": ROWS})) == 7
+        assert ask(url, "load", "m", "6", config="{}", files=files) == "6"
+        with pytest.raises(errors.InvalidInput, match="not an ONNX model"):
+            ask(url, "load", "m", config={}, files={"1/model.onnx": b"no"})
+        assert added(ask(url, "predict", "m", {"x": ROWS})) == 6
+        assert ask(url, "load", "m") == "1"
+        off = serve(ASGIApp(repository, admin=True))
+        with pytest.raises(errors.PermissionDenied, match="uploads=True"):
+            ask(off, "load", "m", config={})
+        # A gateway takes them for the server behind it.
+        behind = AsyncClient(url)
+        gateway = serve(ASGIApp(behind, admin=True, uploads=True))
+        assert ask(gateway, "load", "m", config={}, files=files) == "7"
+        directory.run(behind.aclose())
+        assert answer(repository) == 7
 
 
 def test_control_routes_that_are_off_say_so(ask: Ask, serve: Serve) -> None:

@@ -168,6 +168,15 @@ DIFFERENCES: Final = (
     Difference("control/*_unknown", 500, 404, NOT_READY),
     Difference("control/unload_unknown", 200, 404, NOT_READY),
     Difference("control/load_list", 200, 400, STRICT, "expected a JSON object"),
+    # Settings.
+    Difference("settings/*", 500, 400, CLIENTS_FAULT),
+    Difference("settings/*_empty", 500, 200, "an empty body changes nothing"),
+    Difference("settings/*_unknown_setting", 200, 400, STRICT, "unknown setting 'nope'"),
+    Difference(
+        "settings/logging*", 200, 200, "the levels are those of the process's own loggers",
+        {"log_file": "", "log_verbose_level": 0, "log_format": "default"},
+    ),
+    Difference("settings/trace_unknown_model", 400, 404, NOT_READY),
 )  # fmt: skip
 
 # Of the same model in another runtime.
@@ -180,7 +189,6 @@ PENDING: Final = (
     "config/*",
     "statistics/*",
     "shared_memory/*",
-    "settings/*",
 )
 
 
@@ -191,7 +199,7 @@ CALLS_THAT_DIFFER: Final = {
 
 PENDING_CALLS: Final = (
     *("classes", "classes_binary", "config", "statistics", "statistics_of_unknown"),
-    *("shared_memory", "shared_memory_unregister", "log_settings", "trace_settings"),
+    *("shared_memory", "shared_memory_unregister"),
 )
 
 

@@ -15,6 +15,7 @@ import pytest
 import serving
 from modelserve.repository.repository import ModelRepository
 from modelserve.transports.asgi import ASGIApp
+from modelserve.transports.serving import HTTPServer
 from versioned_models import ROWS, added, adds, tree
 
 with warnings.catch_warnings():
@@ -45,7 +46,7 @@ def served(
     with ModelRepository(root) as repository:
         options: dict[str, Any] = {"admin": True, "uploads": True, "max_body_size": LIMIT}
         server = (
-            serving.on_http1(repository, **options)
+            serving.on_http1(HTTPServer(repository, http="127.0.0.1:0", **options))
             if request.param == "http1"
             else serving.on_uvicorn(ASGIApp(repository, **options))
         )

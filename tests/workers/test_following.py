@@ -147,3 +147,21 @@ def test_what_is_in_one_process_only_is_refused(do: Callable[..., Any]) -> None:
 def test_blocking_verbs_name_the_form_to_await(do: Callable[..., Any], verb: str) -> None:
     with pytest.raises(RuntimeError, match=f"await a{verb}"):
         do(lambda r: asyncio.to_thread(getattr(r, verb), "m"))
+
+
+@pytest.mark.parametrize("given", [{"config": {}}, {"config": {}, "files": {"1/model.onnx": b""}}])
+def test_what_a_load_brings_is_refused(do: Callable[..., Any], given: dict[str, Any]) -> None:
+    with pytest.raises(Unsupported, match="several processes serve what is in the store"):
+        do(lambda r: r.aload("m", **given))
+
+
+def test_settings_of_one_process_are_shown_and_not_changed(do: Callable[..., Any]) -> None:
+    async def look(repository: FollowingRepository) -> None:
+        assert repository.trace_settings.current()["trace_level"] == ["OFF"]
+        assert repository.log_settings.current()["log_verbose_level"] == 0
+        with pytest.raises(Unsupported, match="several processes have settings of their own"):
+            repository.trace_settings.update({"trace_rate": "1"})
+        with pytest.raises(Unsupported, match="several processes have settings of their own"):
+            repository.log_settings.update({"log_verbose_level": 1})
+
+    do(look)
