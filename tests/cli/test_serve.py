@@ -248,6 +248,32 @@ def test_control_routes_are_on_at_other_addresses_with_keys(
         assert unload(url, headers=keys[1]) == 200
 
 
+def load(url: str, **parameters: Any) -> int:
+    url = f"{url}/v2/repository/models/add/load"
+    body = {"parameters": parameters}
+    return httpx.post(url, json=body, trust_env=False, timeout=10).status_code
+
+
+@pytest.mark.parametrize(("arguments", "status"), [((), 403), (("--uploads",), 200)])
+def test_a_load_may_bring_its_configuration_where_it_is_allowed(
+    serve: Serve, models: Path, arguments: tuple[str, ...], status: int
+) -> None:
+    with serve(models, *arguments) as serving:
+        assert load(serving.url, config="{}") == status
+        assert load(serving.url) == 200
+        assert infer(serving.url).status_code == 200
+
+
+def test_lines_per_request_go_to_the_error_stream(serve: Serve, models: Path) -> None:
+    with serve(models) as serving:
+        url = f"{serving.url}/v2/logging"
+        assert httpx.get(url, trust_env=False).json()["log_info"] is True
+        httpx.post(url, json={"log_verbose_level": 1}, trust_env=False).raise_for_status()
+        assert infer(serving.url).status_code == 200
+        errors = end(serving.process)[2]
+    assert 'INFO modelserve.access: protocol=http model="add"' in errors
+
+
 # What it refuses: with one sentence, and nothing else
 
 
