@@ -6,7 +6,6 @@ Nothing of it reaches the store. Which versions of a model are loaded and when i
 from __future__ import annotations
 
 import io
-import tempfile
 import unicodedata
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -213,6 +212,8 @@ def unpacked(model: str, files: Files) -> Iterator[Path]:
     """
     doing = f'unpacking the files of "{model}"'
     with said(doing):
+        import tempfile  # a start need not wait for it
+
         root = Path(tempfile.mkdtemp(prefix="modelserve-load-"))
     try:
         with said(doing):

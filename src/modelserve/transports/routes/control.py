@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from modelserve.codecs import oip_control
@@ -20,7 +20,7 @@ from .table import SMALL_BODY, Endpoint, Route
 if TYPE_CHECKING:
     from .routes import Routes
 
-__all__ = ["ENDPOINTS", "EXTENSIONS", "settings_of"]
+__all__ = ["EXTENSIONS", "endpoints", "settings_of"]
 
 EXTENSIONS: Final = ("logging", "trace")
 """What the server's metadata says of it."""
@@ -141,15 +141,7 @@ async def _check_model(routes: Routes, model: str) -> None:
 
 _REPOSITORY: Final = "/v2/repository/models/{model}"
 
-ENDPOINTS: Final = (
-    Endpoint(
-        "POST",
-        f"{_REPOSITORY}/load",
-        _load,
-        "admin",
-        max_body=None,
-        summary="load a model, a version of it, or what the request brings",
-    ),
+_ENDPOINTS: Final = (
     Endpoint(
         "POST",
         f"{_REPOSITORY}/unload",
@@ -186,3 +178,20 @@ ENDPOINTS: Final = (
         )
     ),
 )
+
+
+def endpoints(*, uploads: bool) -> Sequence[Endpoint]:
+    """Return the endpoints.
+
+    Args:
+        uploads: Whether a request to load a model may bring files, and so have a large body.
+    """
+    load = Endpoint(
+        "POST",
+        f"{_REPOSITORY}/load",
+        _load,
+        "admin",
+        max_body=None if uploads else SMALL_BODY,
+        summary="load a model, a version of it, or what the request brings",
+    )
+    return (load, *_ENDPOINTS)

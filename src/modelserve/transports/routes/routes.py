@@ -132,7 +132,7 @@ class Routes:
         """Whether a request to load a model may bring its configuration and files."""
         self.shared_memory = shared_memory_of(shared_memory, max_body_size)
         """The shared memory that clients registered."""
-        self.table = Table(_endpoints(self.protocols), max_body_size)
+        self.table = Table(_endpoints(self.protocols, uploads), max_body_size)
         """Every endpoint there is."""
         self._known = self.table.known
         self._check: Callable[[str, str], None] | None = getattr(servable, "check", None)
@@ -587,11 +587,12 @@ _INFER: Final = [
 ]
 
 
-def _endpoints(protocols: frozenset[ProtocolName]) -> list[Endpoint]:
+def _endpoints(protocols: frozenset[ProtocolName], uploads: bool) -> list[Endpoint]:
     """Return the endpoints of some protocols, and those that there always are."""
     endpoints = [*server.ENDPOINTS]
     if "oip" in protocols:
-        endpoints += (*_INFER, *oip_endpoints.ENDPOINTS, *control.ENDPOINTS, *generate.ENDPOINTS)
+        endpoints += (*_INFER, *oip_endpoints.ENDPOINTS, *generate.ENDPOINTS)
+        endpoints += control.endpoints(uploads=uploads)
         endpoints += shared_memory_endpoints.ENDPOINTS
     endpoints += v1.endpoints(protocols)
     return endpoints
