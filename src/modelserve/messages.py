@@ -12,13 +12,16 @@ from modelserve.tensors import Tensor
 
 __all__ = [
     "BatchRecord",
+    "BatchStatistics",
     "Context",
     "Exchange",
     "InferRequest",
     "InferResponse",
+    "ModelStatistics",
     "Parameters",
     "Principal",
     "RequestInfo",
+    "Spent",
 ]
 
 Parameters: TypeAlias = Mapping[str, Any]
@@ -189,16 +192,29 @@ class BatchRecord:
         reason: Why it was sent when it was (see `modelserve.execution.batcher`).
         started: When the run began, or the wait ended; a point of `time.perf_counter()`.
         run: Seconds the run took.
+        join: Seconds of `run` that joining the requests took; 0 where it was one.
+        split: Seconds after `run` that handing out the rows took; 0 where it was one.
     """
 
-    __slots__ = ("reason", "requests", "rows", "run", "started")
+    __slots__ = ("join", "reason", "requests", "rows", "run", "split", "started")
 
-    def __init__(self, rows: int, requests: int, reason: str, started: float, run: float) -> None:
+    def __init__(
+        self,
+        rows: int,
+        requests: int,
+        reason: str,
+        started: float,
+        run: float,
+        join: float = 0.0,
+        split: float = 0.0,
+    ) -> None:
         self.rows = rows
         self.requests = requests
         self.reason = reason
         self.started = started
         self.run = run
+        self.join = join
+        self.split = split
 
     def __repr__(self) -> str:
         return f"<BatchRecord {self.requests} requests {self.rows} rows {self.reason}>"
@@ -331,7 +347,9 @@ class Exchange:
         if b is None:
             self.batch = BatchRecord(0, 0, "", self.enqueued, 0.0)
         else:
-            self.batch = BatchRecord(b.rows, b.requests, b.reason, b.started, b.run)
+            self.batch = BatchRecord(
+                b.rows, b.requests, b.reason, b.started, b.run, b.join, b.split
+            )
         return self.batch
 
 
@@ -379,3 +397,77 @@ class Context:
         """The latest deadline among the requests; None when one of them has none."""
         ends = [request.deadline for request in self.requests]
         return None if not ends or None in ends else max(end for end in ends if end is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """How often something happened, and how long that took in all.
+
+    Args:
+        count: How often.
+        ns: Nanoseconds.
+    """
+
+    count: int = 0
+    ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class BatchStatistics:
+    """The batches of one size that a version ran.
+
+    Args:
+        batch_size: Rows.
+        compute_input: Joining the requests.
+        compute_infer: Running.
+        compute_output: Handing out the rows.
+    """
+
+    batch_size: int
+    compute_input: Spent = Spent()
+    compute_infer: Spent = Spent()
+    compute_output: Spent = Spent()
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStatistics:
+    """What a version has done since it was loaded, as Triton counts it.
+
+    All but `fail` is of requests that succeeded. Their times do not add up to that of `success`:
+    what reading, writing and the event loop took is in that alone.
+
+    Args:
+        model: Name of the model.
+        version: Version number as text.
+        last_inference: When the last run ended, in milliseconds since the epoch; 0 for never.
+        inference_count: Rows.
+        execution_count: Batches run; of what runs outside of batches, requests.
+        success: Requests, from receipt until the answer was written.
+        fail: Requests that failed.
+        queue: Waiting for a batch.
+        compute_input: Decoding, and joining requests to a batch.
+        compute_infer: Running; each request counts the time of its whole batch.
+        compute_output: Handing out rows, and encoding.
+        cache_hit: Requests answered from a cache.
+        cache_miss: Requests that were not found in one.
+        batches: Batches by size, ascending.
+
+    Example:
+        >>> ModelStatistics("iris", "1", success=Spent(3, 6_000)).success.ns
+        6000
+    """
+
+    model: str
+    version: str
+    last_inference: int = 0
+    inference_count: int = 0
+    execution_count: int = 0
+    success: Spent = Spent()
+    fail: Spent = Spent()
+    queue: Spent = Spent()
+    compute_input: Spent = Spent()
+    compute_infer: Spent = Spent()
+    compute_output: Spent = Spent()
+    cache_hit: Spent = Spent()
+    cache_miss: Spent = Spent()
+    batches: tuple[BatchStatistics, ...] = ()

@@ -16,7 +16,7 @@ from prometheus_client.openmetrics.parser import (
 )
 from prometheus_client.parser import text_string_to_metric_families
 
-from modelserve.messages import Exchange
+from modelserve.messages import BatchRecord, Exchange
 from modelserve.observe.metrics import DURATION_BUCKETS, Metrics
 from modelserve.observe.recorder import Recorder
 
@@ -287,14 +287,52 @@ def test_names_keep_prometheus_conventions() -> None:
     metrics = Metrics()
     metrics.observe([exchange()])
     families = list(text_string_to_metric_families(metrics.render()[0].decode()))
-    assert len(families) == 6
-    for family in families:
+    ours = [family for family in families if not family.name.startswith("nv_")]
+    assert len(ours) == 6
+    for family in ours:
         assert re.fullmatch(r"modelserve(_[a-z]+)+", family.name)
         assert family.documentation.endswith(".")
         if family.type == "counter":
             assert all(sample.name.endswith("_total") for sample in family.samples)
         elif "duration" in family.name:
             assert family.name.endswith("_seconds")
+
+
+def test_what_triton_counts_has_triton_s_names() -> None:
+    metrics = Metrics()
+    shared = BatchRecord(4, 2, "next", 5.0, 0.25, 0.125, 0.0625)
+    for _ in range(2):
+        made = Exchange("http", "iris")
+        made.version, made.rows, made.batch, made.enqueued = "1", 2, shared, 4.5
+        made.total, made.decode, made.encode = 1.0, 0.5, 0.25
+        metrics.observe([made])
+    failed = [exchange(code=code) for code in ("UNAVAILABLE", "CANCELLED", "INTERNAL", "ABORTED")]
+    metrics.observe([*failed, exchange(code="INVALID_ARGUMENT")])
+    found = {
+        name: samples(metrics, name)
+        for name in {
+            sample.name
+            for family in text_string_to_metric_families(metrics.render()[0].decode())
+            for sample in family.samples
+            if sample.name.startswith("nv_")
+        }
+    }
+    assert found == {
+        "nv_inference_request_success": {("iris", "1"): 2},
+        "nv_inference_request_failure": {
+            ("iris", "REJECTED", "1"): 1,
+            ("iris", "CANCELED", "1"): 1,
+            ("iris", "BACKEND", "1"): 1,
+            ("iris", "OTHER", "1"): 2,
+        },
+        "nv_inference_count": {("iris", "1"): 4},
+        "nv_inference_exec_count": {("iris", "1"): 6},
+        "nv_inference_request_duration_us": {("iris", "1"): 2e6},
+        "nv_inference_queue_duration_us": {("iris", "1"): 1e6},
+        "nv_inference_compute_input_duration_us": {("iris", "1"): 1.25e6},
+        "nv_inference_compute_infer_duration_us": {("iris", "1"): 0.25e6},
+        "nv_inference_compute_output_duration_us": {("iris", "1"): 0.625e6},
+    }
 
 
 def test_histograms_are_cumulative_and_end_with_the_count() -> None:

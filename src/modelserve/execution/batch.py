@@ -56,43 +56,59 @@ def run_batch(batch: Batch, backend: Backend, traits: Traits) -> float:
 
     Never raises: whatever user code throws ends in the entries it belongs to.
     """
+    entries = batch.entries
+    join = split = 0.0
     started = perf_counter()
     try:
-        inputs = _joined(batch.entries)
+        if len(entries) == 1:
+            inputs = entries[0].inputs
+        else:
+            inputs = _joined(entries)
+            join = perf_counter() - started
         if traits.context:
             outputs = backend.run(inputs, _context(batch))  # type: ignore[call-arg]  # by traits
         else:
             outputs = backend.run(inputs)
         took = perf_counter() - started
         _split(batch, outputs)
+        if join:
+            split = perf_counter() - started - took
     except Exception as error:
         took = perf_counter() - started
         if traits.repeatable and len(batch.entries) > 1 and not _everyones(error):
             _bisect(batch, backend, traits)
         else:
             fail_batch(batch, error)
-    _stamp(batch, started, took)
+    _stamp(batch, started, took, join, split)
     return took
 
 
 async def arun_batch(batch: Batch, backend: Any, traits: Traits) -> float:
     """Do as `run_batch` for a backend whose `run` is a coroutine function."""
+    entries = batch.entries
+    join = split = 0.0
     started = perf_counter()
     try:
-        inputs = _joined(batch.entries)
+        if len(entries) == 1:
+            inputs = entries[0].inputs
+        else:
+            inputs = _joined(entries)
+            join = perf_counter() - started
         if traits.context:
             outputs = await backend.run(inputs, _context(batch))
         else:
             outputs = await backend.run(inputs)
         took = perf_counter() - started
         _split(batch, outputs)
+        if join:
+            split = perf_counter() - started - took
     except Exception as error:
         took = perf_counter() - started
         if traits.repeatable and len(batch.entries) > 1 and not _everyones(error):
             await _abisect(batch, backend, traits)
         else:
             fail_batch(batch, error)
-    _stamp(batch, started, took)
+    _stamp(batch, started, took, join, split)
     return took
 
 
@@ -400,8 +416,8 @@ def _halve_again(half: Batch, error: Exception, left: list[Batch], budget: int) 
         fail_batch(half, error)
 
 
-def _stamp(batch: Batch, started: float, took: float) -> None:
-    record = BatchRecord(batch.rows, len(batch.entries), batch.reason, started, took)
+def _stamp(batch: Batch, started: float, took: float, join: float, split: float) -> None:
+    record = BatchRecord(batch.rows, len(batch.entries), batch.reason, started, took, join, split)
     for entry in batch.entries:
         exchange = entry.request.exchange
         if exchange is not None:

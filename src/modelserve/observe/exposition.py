@@ -2,77 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
-import numpy as np
-
-from modelserve.observe.ledger import SIZE_EDGES, Columns, Reading
-from modelserve.observe.pool import Share
+from modelserve.observe.columns import SIZE_EDGES, Columns
+from modelserve.observe.tally import Tally
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
-__all__ = ["Families", "Tally", "missing", "printable"]
+__all__ = ["Families", "missing"]
 
 Labels: TypeAlias = Sequence[str]
 Samples: TypeAlias = Iterable[tuple[Labels, float]]
 
 _MODEL: Final = ("model", "version")
-
-
-class Tally:
-    """Adds up what several ledgers hold, by the names their writers gave."""
-
-    def __init__(self, columns: Columns) -> None:
-        self._columns = columns
-        self.cells: dict[tuple[str, str], Any] = {}
-        self.requests: dict[tuple[str, str], dict[tuple[str, str], float]] = {}
-        self.reasons: dict[tuple[str, str], dict[str, float]] = {}
-
-    def add(self, reading: Reading) -> None:
-        """Add a ledger of a process that is there."""
-        self._add(reading, lambda key, held: held)
-
-    def add_shares(self, shares: Sequence[Share]) -> None:
-        """Add those of other processes; what ended ones held, as far as it is still served."""
-        for share in shares:
-            if share.alive:
-                self.add(share.reading)
-        keys = set(self.cells)
-        models = {model for model, _ in keys} | {""}
-
-        def served(key: tuple[str, str]) -> bool:
-            return key in keys or (not key[1] and key[0] in models)
-
-        for share in shares:
-            if share.alive:
-                self._add(share.reading, lambda key, held: not held and served(key))
-            else:
-                self._add(share.reading, lambda key, held: served(key))
-
-    def _add(self, reading: Reading, wanted: Callable[[tuple[str, str], bool], bool]) -> None:
-        directory = reading.directory
-        requests = [(protocol, code) for protocol, code in directory["requests"]]
-        reasons: list[str] = directory["reasons"]
-        for names, cells in zip(directory["series"], reading.cells, strict=False):
-            if names is None:
-                continue
-            model, version, held = names
-            key = (model, version)
-            if not wanted(key, held):
-                continue
-            known = self.cells.get(key)
-            self.cells[key] = cells if known is None else known + cells
-            _count(self.requests.setdefault(key, {}), requests, cells)
-            _count(self.reasons.setdefault(key, {}), reasons, cells[self._columns.reasons :])
-
-
-def _count(counts: dict[Any, float], names: Sequence[Any], cells: Any) -> None:
-    for column in np.flatnonzero(cells[: len(names)]).tolist():
-        name = names[column]
-        counts[name] = counts.get(name, 0.0) + float(cells[column])
+# Why requests fail, as Triton tells it apart, by code.
+_REASONS: Final = {
+    "UNAVAILABLE": "REJECTED",
+    "RESOURCE_EXHAUSTED": "REJECTED",
+    "DEADLINE_EXCEEDED": "REJECTED",
+    "CANCELLED": "CANCELED",
+    "INTERNAL": "BACKEND",
+    "UNKNOWN": "OTHER",
+}
 
 
 class Families:
@@ -110,6 +64,27 @@ class Families:
             "Batches run, by what made them start.",
             labels=[*_MODEL, "reason"],
         )
+        # Triton's counters have no "_total" at the end, so prometheus_client cannot write them as
+        # counters; what asks for them does not look at the type.
+        self._triton = {
+            name: metrics_core.UnknownMetricFamily(f"nv_inference_{name}", text, labels=labels)
+            for name, text, labels in (
+                ("request_success", "Requests that succeeded.", _MODEL),
+                ("request_failure", "Requests that failed.", (*_MODEL, "reason")),
+                ("count", "Rows of requests that succeeded.", _MODEL),
+                ("exec_count", "Batches run.", _MODEL),
+                *(
+                    (f"{name}_duration_us", f"Microseconds of {text}.", _MODEL)
+                    for name, text in (
+                        ("request", "requests that succeeded"),
+                        ("queue", "their waiting"),
+                        ("compute_input", "decoding and joining them"),
+                        ("compute_infer", "running them"),
+                        ("compute_output", "handing out rows and encoding them"),
+                    )
+                ),
+            )
+        }
 
     def add(self, tally: Tally, columns: Columns) -> None:
         """Add counters and histograms."""
@@ -136,6 +111,29 @@ class Families:
             )
             for reason, count in sorted(tally.reasons[labels].items()):
                 self._batches.add_metric([*labels, reason], count)
+            if labels[1]:
+                self._add_triton(labels, tally)
+
+    def _add_triton(self, labels: tuple[str, str], tally: Tally) -> None:
+        """Add what Triton calls the same in other words; of versions, as there."""
+        counts = tally.statistics(*labels)
+        for name, number in (
+            ("request_success", counts.success.count),
+            ("count", counts.inference_count),
+            ("exec_count", counts.execution_count),
+            ("request_duration_us", counts.success.ns // 1000),
+            ("queue_duration_us", counts.queue.ns // 1000),
+            ("compute_input_duration_us", counts.compute_input.ns // 1000),
+            ("compute_infer_duration_us", counts.compute_infer.ns // 1000),
+            ("compute_output_duration_us", counts.compute_output.ns // 1000),
+        ):
+            self._triton[name].add_metric(labels, number)
+        failures = dict.fromkeys(_REASONS.values(), 0.0)
+        for (_, code), count in tally.requests[labels].items():
+            if code != "OK":
+                failures[_REASONS.get(code, "OTHER")] += count
+        for reason, count in failures.items():
+            self._triton["request_failure"].add_metric([*labels, reason], count)
 
     def all(self) -> Iterator[Metric]:
         """Yield counters and histograms."""
@@ -143,6 +141,7 @@ class Families:
         yield from self._durations.values()
         yield self._sizes
         yield self._batches
+        yield from self._triton.values()
 
     def gauge(self, name: str, help: str, labels: Labels, samples: Samples) -> Metric:
         """Return a gauge; samples of equal labels are added up."""
@@ -154,12 +153,6 @@ class Families:
         for key, number in sums.items():
             family.add_metric(key, number)
         return family
-
-
-def printable(label: str) -> str:
-    """Return the label as the exposition can encode it."""
-    # A name taken from a URL may hold lone surrogates.
-    return label.encode("utf-8", "backslashreplace").decode()
 
 
 def missing() -> ImportError:

@@ -16,17 +16,18 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
 
-from modelserve.messages import Exchange
-from modelserve.observe.exposition import Families, Tally, missing, printable
-from modelserve.observe.ledger import (
-    LOG_SIZE,
+from modelserve.messages import BatchRecord, Exchange, ModelStatistics
+from modelserve.observe.columns import (
     MOST_REASONS,
     MOST_REQUEST_LABELS,
-    MOST_TOUCHED,
+    MOST_SIZES,
     Columns,
-    Ledger,
+    kind_of,
 )
-from modelserve.observe.pool import DURATION_BUCKETS, MAX_SERIES, Pool, rows_for
+from modelserve.observe.exposition import Families, missing
+from modelserve.observe.ledger import LOG_SIZE, MOST_TOUCHED, Ledger
+from modelserve.observe.pool import DURATION_BUCKETS, MAX_SERIES, Pool, Share, rows_for
+from modelserve.observe.tally import Tally, printable
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -52,12 +53,14 @@ class _Kind:
     member then stands in for it.
     """
 
-    __slots__ = ("left", "members", "reason", "rows")
+    __slots__ = ("left", "members", "more", "plain", "rows")
 
-    def __init__(self, members: int, rows: int, reason: int) -> None:
+    def __init__(self, members: int, rows: int, reason: int, size: int) -> None:
         self.members = members
-        self.rows = rows
-        self.reason = reason
+        # What is written to the log is made a float once.
+        self.rows = float(rows)
+        self.plain = float(kind_of(reason, size, members, more=False))
+        self.more = float(kind_of(reason, size, members, more=True))
         self.left = 0
 
     def see(self, members: int) -> int:
@@ -94,12 +97,15 @@ class _Cell:
 
     def __init__(self, series: _Series, request: int) -> None:
         self.series = series
-        self.request = request
+        self.request = float(request)
 
 
-_NEVER: Final = object()
-_NO_KIND: Final = _Kind(0, 0, 0)
+_NO_KIND: Final = _Kind(0, 0, 0, 0)
 _NO_CELL: Final = _Cell(_Series(0), 0)
+_END: Final = Exchange("")
+"""Stands behind the last of the exchanges that are folded; it is like none of them."""
+_NEVER: Final = BatchRecord(0, 0, "", 0.0, 0.0)
+_END.batch = BatchRecord(0, 0, "", 0.0, 0.0)
 
 
 class _Gauge:
@@ -215,12 +221,13 @@ class Metrics:
     def _fold(self, exchanges: Sequence[Exchange]) -> int:
         """Append exchanges to the log; returns how many had room."""
         groups: list[float] = []
+        more: list[float] = []
         done = count = place = 0
-        cell, kind = _NO_CELL, _NO_KIND
+        cell, kind, first = _NO_CELL, _NO_KIND, _END
         started = run = nan
-        batch: object = _NEVER
+        batch = _NEVER
         protocol = model = version = code = ""
-        for x in exchanges:
+        for x in (*exchanges, _END):
             shared = x.batch
             alike = (
                 x.code is code
@@ -232,17 +239,28 @@ class Metrics:
                 count += 1
                 continue
             if count:
-                begun = count if kind.members == 1 else kind.see(count)
-                request, reason = place + cell.request, place + kind.reason
-                groups += (count, started, run, request, kind.rows, begun, reason)
+                tag, begun = kind.plain, 1.0
+                if kind.members != 1:
+                    tag = kind.more
+                    whole = count == kind.members
+                    begun = 1.0 if whole and not kind.left else kind.see(count)
+                    rows = kind.rows if whole else 0.0
+                    more += _more(exchanges[done : done + count], batch, rows)
+                elif first.decode:
+                    tag = kind.more
+                    more += (kind.rows, first.decode, first.encode, 0.0, 0.0)
+                groups += (float(count), started, run, place + cell.request, kind.rows, begun, tag)
                 done += count
                 count = 0
+            if x is _END:
+                break
             if not alike:
                 protocol, model, version, code = x.protocol, x.model, x.version, x.code
                 cell = self._cells.get((model, version, protocol, code)) or self._open(x)
                 place = cell.series.place
                 if place < 0 and (place := self._place(cell.series)) < 0:
                     break
+            first = x
             if shared is not None and x.rows:
                 batch, started, run = shared, shared.started, shared.run
                 shape = (shared.requests, shared.rows, shared.reason)
@@ -253,12 +271,8 @@ class Metrics:
                 batch, kind = _NEVER, _NO_KIND
                 started, run = x.enqueued if x.rows else nan, nan
             count = 1
-        if count:
-            request, reason = place + cell.request, place + kind.reason
-            groups += (count, started, run, request, kind.rows, kind.see(count), reason)
-            done += count
         some = exchanges if done == len(exchanges) else exchanges[:done]
-        self._ledger.append([x.total for x in some], [x.enqueued for x in some], groups)
+        self._ledger.append([x.total for x in some], [x.enqueued for x in some], groups, more)
         return done
 
     def _place(self, series: _Series) -> int:
@@ -348,13 +362,19 @@ class Metrics:
                 if not self._ledger.write_gauges(text):
                     self._ledger.write_gauges(b"")
 
-    def collect(self) -> Iterator[Metric]:
-        """Yield the metric families, as `prometheus_client` wants them.
+    def statistics(self, versions: Iterable[tuple[str, str]]) -> list[ModelStatistics]:
+        """Return what versions have done since they were declared, in all processes together.
 
-        Raises:
-            ImportError: prometheus_client is not installed.
+        What other processes counted shows up when they `flush`.
+
+        Args:
+            versions: Names of models and versions.
         """
-        families = Families()
+        tally, _ = self._tally()
+        return [tally.statistics(printable(model), version) for model, version in versions]
+
+    def _tally(self) -> tuple[Tally, list[Share]]:
+        """Add up what this process and those beside it have counted."""
         with self._lock:
             before = tuple(self._before)
         for call in before:
@@ -365,6 +385,16 @@ class Metrics:
             self._settle()
             tally.add(self._ledger.read())
         tally.add_shares(shares)
+        return tally, shares
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metric families, as `prometheus_client` wants them.
+
+        Raises:
+            ImportError: prometheus_client is not installed.
+        """
+        families = Families()
+        tally, shares = self._tally()
         families.add(tally, self._columns)
         yield from families.all()
         # Outside the lock: a gauge may take locks of its own, whose holders may observe.
@@ -433,7 +463,8 @@ class Metrics:
         members, rows, reason = shape
         if members and rows:
             column = self._ledger.open_column("reasons", printable(reason), MOST_REASONS, "other")
-            kind = _Kind(members, rows, self._columns.reasons + column)
+            size = self._ledger.open_column("sizes", rows, MOST_SIZES, 0)
+            kind = _Kind(members, rows, column, size)
         else:
             kind = _NO_KIND
         series.kinds[shape] = kind
@@ -476,3 +507,20 @@ class Metrics:
         for series in self._placed:
             series.place = -1
         self._placed.clear()
+
+
+def _more(
+    exchanges: Sequence[Exchange], batch: BatchRecord, rows: float
+) -> tuple[float, float, float, float, float]:
+    """Return what more there is to say of exchanges that shared a batch; see `columns.Log`.
+
+    Args:
+        exchanges: The exchanges.
+        batch: Their batch.
+        rows: Rows of all of them, where they are known; else 0.
+    """
+    rows = rows or sum([x.rows for x in exchanges]) or 1.0
+    if not exchanges[0].decode:  # made in this process: there was nothing to decode or encode
+        return rows, 0.0, 0.0, batch.join, batch.split
+    decode, encode = sum([x.decode for x in exchanges]), sum([x.encode for x in exchanges])
+    return rows, decode, encode, batch.join, batch.split

@@ -8,7 +8,8 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from modelserve.observe.ledger import Columns, Ledger, Reading
+from modelserve.observe.columns import Columns
+from modelserve.observe.ledger import Ledger, Reading
 
 __all__ = ["DURATION_BUCKETS", "MAX_SERIES", "Pool", "Share"]
 
