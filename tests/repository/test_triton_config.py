@@ -85,9 +85,9 @@ def test_everything_that_is_used_is_read() -> None:
                 3,
             ),
         ),
+        label_files={"scores": "labels.txt"},
         ignored=(
             "input.format",
-            "output.label_filename",
             "instance_group.gpus",
             "dynamic_batching.preserve_ordering",
             "optimization",

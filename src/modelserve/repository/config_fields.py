@@ -62,6 +62,10 @@ class Fields(Protocol):
         """Return a text; empty where it is not given."""
         ...
 
+    def texts(self, name: str) -> Sequence[str]:
+        """Return a repeated field of texts."""
+        ...
+
     def choice(self, name: str, choices: dict[str | int, _T]) -> _T | None:
         """Return what a name or number of an enum stands for; None where it is not given."""
         ...
@@ -76,6 +80,10 @@ class Fields(Protocol):
 
     def entries(self, name: str) -> Sequence[tuple[str, Fields]]:
         """Return a map of messages by name, each name once."""
+        ...
+
+    def pairs(self, name: str) -> Sequence[tuple[str, str]]:
+        """Return a map of texts by name, each name once."""
         ...
 
     def close(self) -> None:
@@ -147,14 +155,11 @@ class TextFields:
     def text(self, name: str) -> str:
         """Return a text; see `Fields`."""
         value = self._one(name)
-        if value is None:
-            return ""
-        if not isinstance(value, Scalar) or not isinstance(value.value, bytes):
-            raise self.error(name, value.at, f"expected a string, got {value}")
-        try:
-            return value.value.decode()
-        except UnicodeDecodeError as error:
-            raise self.error(name, value.at, "expected UTF-8") from error
+        return "" if value is None else self._text(name, value)
+
+    def texts(self, name: str) -> list[str]:
+        """Return texts; see `Fields`."""
+        return [self._text(name, value) for value in self._all(name)]
 
     def choice(self, name: str, choices: dict[str | int, _T]) -> _T | None:
         """Return what a name or number of an enum stands for; see `Fields`."""
@@ -193,6 +198,14 @@ class TextFields:
             found[key] = value
         return list(found.items())
 
+    def pairs(self, name: str) -> list[tuple[str, str]]:
+        """Return the texts of a map; see `Fields`."""
+        found: dict[str, str] = {}
+        for entry in self.messages(name):
+            found[entry.text("key")] = entry.text("value")
+            entry.close()
+        return list(found.items())
+
     def close(self) -> None:
         """Note which fields nobody asked for."""
         for name in self._found:
@@ -214,6 +227,14 @@ class TextFields:
         if len(values) > 1:
             raise self.error(name, values[1].at, "given twice")
         return values[0]
+
+    def _text(self, name: str, value: Value) -> str:
+        if not isinstance(value, Scalar) or not isinstance(value.value, bytes):
+            raise self.error(name, value.at, f"expected a string, got {value}")
+        try:
+            return value.value.decode()
+        except UnicodeDecodeError as error:
+            raise self.error(name, value.at, "expected UTF-8") from error
 
     def _integer(self, name: str, value: Value, low: int, high: int) -> int:
         if not isinstance(value, Scalar) or value.kind != "integer":
@@ -302,14 +323,13 @@ class JsonFields:
 
     def text(self, name: str) -> str:
         """Return a text; see `Fields`."""
-        value = self._found.pop(name, "")
-        if not isinstance(value, str):
-            raise self.error(name, 0, f"expected a string, got {_shown(value)}")
-        if len(value) > _LONGEST_TEXT:
-            raise self.error(
-                name, 0, f"expected at most {_LONGEST_TEXT} characters, got {len(value)}"
-            )
-        return value
+        return self._text(name, self._found.pop(name, ""))
+
+    def texts(self, name: str) -> list[str]:
+        """Return texts; see `Fields`."""
+        return [
+            self._text(f"{name}[{index}]", value) for index, value in enumerate(self._list(name))
+        ]
 
     def choice(self, name: str, choices: dict[str | int, _T]) -> _T | None:
         """Return what a name or number of an enum stands for; see `Fields`."""
@@ -344,6 +364,13 @@ class JsonFields:
             (key, self._message(name, f"{name}.{_shown(key)}", one)) for key, one in value.items()
         ]
 
+    def pairs(self, name: str) -> list[tuple[str, str]]:
+        """Return the texts of a map; see `Fields`."""
+        value = self._found.pop(name, {})
+        if not isinstance(value, dict):
+            raise self.error(name, 0, f"expected an object, got {_shown(value)}")
+        return [(key, self._text(f"{name}.{_shown(key)}", one)) for key, one in value.items()]
+
     def close(self) -> None:
         """Note which fields nobody asked for."""
         for name in self._found:
@@ -360,6 +387,15 @@ class JsonFields:
         value = self._found.pop(name, [])
         if not isinstance(value, list):
             raise self.error(name, 0, f"expected a list, got {_shown(value)}")
+        return value
+
+    def _text(self, name: str, value: Any) -> str:
+        if not isinstance(value, str):
+            raise self.error(name, 0, f"expected a string, got {_shown(value)}")
+        if len(value) > _LONGEST_TEXT:
+            raise self.error(
+                name, 0, f"expected at most {_LONGEST_TEXT} characters, got {len(value)}"
+            )
         return value
 
     def _integer(self, name: str, value: Any, low: int, high: int) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal, NoReturn, TypeVar, get_args
 
@@ -16,6 +16,7 @@ from modelserve.errors import InvalidInput, LoadError
 from modelserve.repository.config_fields import Fields, JsonFields, TextFields
 from modelserve.repository.onnx_files import relative_name
 from modelserve.repository.text_proto import TextProto
+from modelserve.repository.triton_json import read_document
 from modelserve.tensors import Datatype, Signature, TensorSpec
 
 __all__ = [
@@ -182,6 +183,8 @@ class TritonConfig:
         instance_groups: Instances, as asked for; empty where the file leaves it open.
         dynamic_batching: How to batch; None where the file does not ask for it.
         warmup: Requests to run at load.
+        label_files: Files with the names of classes, by output; relative to the model's directory.
+        document: All that the file says, as Triton writes it in JSON.
         ignored: Dotted names of the fields that were not read, each once.
 
     Example:
@@ -201,6 +204,8 @@ class TritonConfig:
     instance_groups: tuple[InstanceGroup, ...] = ()
     dynamic_batching: DynamicBatching | None = None
     warmup: tuple[Warmup, ...] = ()
+    label_files: Mapping[str, str] = field(default_factory=dict)
+    document: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
     ignored: tuple[str, ...] = ()
 
     @property
@@ -236,7 +241,9 @@ def read_config(source: str | os.PathLike[str]) -> TritonConfig:
         except UnicodeDecodeError as error:
             raise LoadError(f"{name}: not UTF-8 at byte {error.start}") from error
     proto = TextProto(text, name)
-    return _config(TextFields(proto, proto.read(), "", {}))
+    message = proto.read()
+    config = _config(TextFields(proto, message, "", {}))
+    return replace(config, document=read_document(TextFields(proto, message, "", {})))
 
 
 def read_json_config(source: str | Mapping[str, Any]) -> TritonConfig:
@@ -264,7 +271,8 @@ def read_json_config(source: str | Mapping[str, Any]) -> TritonConfig:
             raise InvalidInput(f"not valid JSON: {why}", path="config") from None
     if not isinstance(document, Mapping):
         raise InvalidInput(f"expected a JSON object, got {type(document).__name__}", path="config")
-    return _config(JsonFields(document, "config", "", {}))
+    config = _config(JsonFields(document, "config", "", {}))
+    return replace(config, document=read_document(JsonFields(document, "config", "", {})))
 
 
 def _refuse_constant(text: str) -> NoReturn:
@@ -272,14 +280,15 @@ def _refuse_constant(text: str) -> NoReturn:
 
 
 def _config(fields: Fields) -> TritonConfig:
-    config = {
+    label_files: dict[str, str] = {}
+    config: dict[str, Any] = {
         "name": fields.text("name"),
         "platform": fields.text("platform"),
         "backend": fields.text("backend"),
     }
     max_batch_size = fields.integer("max_batch_size", 0, _INT32)
-    inputs = _tensors(fields, "input")
-    outputs = _tensors(fields, "output")
+    inputs = _tensors(fields, "input", {})
+    outputs = _tensors(fields, "output", label_files)
     policy = _optional(fields, "version_policy", _version_policy)
     groups = _each(fields, "instance_group", _instance_group)
     batching = _optional(fields, "dynamic_batching", _dynamic_batching)
@@ -294,6 +303,7 @@ def _config(fields: Fields) -> TritonConfig:
         instance_groups=groups,
         dynamic_batching=batching,
         warmup=warmup,
+        label_files=label_files,
         ignored=fields.names_ignored(),
     )
 
@@ -315,11 +325,17 @@ def _optional(fields: Fields, name: str, read: Callable[[Fields], _T]) -> _T | N
     return found
 
 
-def _tensors(fields: Fields, side: str) -> tuple[TensorSpec, ...]:
+def _tensors(fields: Fields, side: str, label_files: dict[str, str]) -> tuple[TensorSpec, ...]:
     names: set[str] = set()
 
     def read(item: Fields) -> TensorSpec:
         spec = _tensor(item, side)
+        file = item.text("label_filename") if side == "output" else ""
+        if file:
+            relative = relative_name(file)
+            if relative is None:
+                raise item.error("label_filename", item.at, "expected a relative file name")
+            label_files[spec.name] = relative
         if spec.name in names:
             raise item.error("name", item.at, f'two tensors are named "{spec.name}"')
         names.add(spec.name)
