@@ -36,11 +36,14 @@ if TYPE_CHECKING:
     from modelserve.errors import UnavailableError as UnavailableError
     from modelserve.errors import Unsupported as Unsupported
     from modelserve.execution.batcher import AdaptiveBatcher as AdaptiveBatcher
+    from modelserve.messages import BatchStatistics as BatchStatistics
     from modelserve.messages import Context as Context
     from modelserve.messages import Exchange as Exchange
     from modelserve.messages import InferRequest as InferRequest
     from modelserve.messages import InferResponse as InferResponse
+    from modelserve.messages import ModelStatistics as ModelStatistics
     from modelserve.messages import Principal as Principal
+    from modelserve.messages import Spent as Spent
     from modelserve.observe.metrics import Metrics as Metrics
     from modelserve.protocols import Admin as Admin
     from modelserve.protocols import Authenticator as Authenticator
@@ -84,6 +87,7 @@ __all__ = [
     "Authenticator",
     "Backend",
     "BackendError",
+    "BatchStatistics",
     "Caller",
     "Cancelled",
     "Catalog",
@@ -111,6 +115,7 @@ __all__ = [
     "ModelNotFound",
     "ModelNotReady",
     "ModelRepository",
+    "ModelStatistics",
     "Observer",
     "Overloaded",
     "PayloadTooLarge",
@@ -126,6 +131,7 @@ __all__ = [
     "ServeError",
     "SharedMemory",
     "Signature",
+    "Spent",
     "Store",
     "StoredVersion",
     "TensorSpec",
@@ -155,6 +161,7 @@ _MODULES: Final[dict[str, str]] = {
     "Authenticator": "modelserve.protocols",
     "Backend": "modelserve.protocols",
     "BackendError": "modelserve.errors",
+    "BatchStatistics": "modelserve.messages",
     "Caller": "modelserve.protocols",
     "Cancelled": "modelserve.errors",
     "Catalog": "modelserve.protocols",
@@ -182,6 +189,7 @@ _MODULES: Final[dict[str, str]] = {
     "ModelNotFound": "modelserve.errors",
     "ModelNotReady": "modelserve.errors",
     "ModelRepository": "modelserve.repository.repository",
+    "ModelStatistics": "modelserve.messages",
     "Observer": "modelserve.protocols",
     "Overloaded": "modelserve.errors",
     "PayloadTooLarge": "modelserve.errors",
@@ -197,6 +205,7 @@ _MODULES: Final[dict[str, str]] = {
     "ServeError": "modelserve.errors",
     "SharedMemory": "modelserve.transports.shared_memory",
     "Signature": "modelserve.tensors",
+    "Spent": "modelserve.messages",
     "Store": "modelserve.protocols",
     "StoredVersion": "modelserve.protocols",
     "TensorSpec": "modelserve.tensors",

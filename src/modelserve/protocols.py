@@ -7,7 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
-from modelserve.messages import BatchRecord, Exchange, InferRequest, InferResponse, Principal
+from modelserve.messages import (
+    BatchRecord,
+    Exchange,
+    InferRequest,
+    InferResponse,
+    ModelStatistics,
+    Principal,
+)
 from modelserve.tensors import Signature, Tensor
 
 __all__ = [
@@ -19,6 +26,7 @@ __all__ = [
     "Certificate",
     "Choice",
     "Gathering",
+    "ModelConfig",
     "Observer",
     "Policy",
     "RowRunner",
@@ -118,6 +126,10 @@ class Servable(Protocol):
     unless the ticket is cancelled first. The caller has opened `request.exchange` and closes it;
     the servable fills it in. `done` must not raise; where it does, that is logged, and the
     requests in the same batch are answered all the same.
+
+    And an attribute `classifies`: True says that it answers the parameter `classification` of a
+    requested output itself. Of one that does not, transports turn the outputs into classes; those
+    have no names then.
     """
 
     async def infer(self, request: InferRequest) -> InferResponse:
@@ -170,6 +182,11 @@ class VersionInfo:
     class_names: tuple[str, ...] = ()
 
 
+ModelConfig: TypeAlias = Mapping[str, Any]
+"""A model's configuration: Triton's message `ModelConfig` in the form of its JSON, with 64-bit
+numbers as numbers. Plain, so that what another server says that is not known here is passed on."""
+
+
 class RowRunner(Protocol):
     """Runs rows that a transport gathered from many requests for one version of a model.
 
@@ -219,7 +236,10 @@ class Gathering(Protocol):
 
 
 class Catalog(Protocol):
-    """Describes models and versions."""
+    """Describes models and versions.
+
+    One without `config` or `statistics` is served all the same; what asks for them is told so.
+    """
 
     async def index(self) -> Sequence[VersionInfo]:
         """List every known version of every model, loaded or not."""
@@ -227,6 +247,24 @@ class Catalog(Protocol):
 
     async def describe(self, model: str, version: str = "") -> VersionInfo:
         """Describe one version; without a number the one that would answer.
+
+        Raises:
+            ModelNotFound: No such model or version is known.
+            ModelNotReady: It is known and not loaded.
+        """
+        ...
+
+    async def config(self, model: str, version: str = "") -> ModelConfig:
+        """Return a version's configuration; without a number that of the one that would answer.
+
+        Raises:
+            ModelNotFound: No such model or version is known.
+            ModelNotReady: It is known and not loaded.
+        """
+        ...
+
+    async def statistics(self, model: str = "", version: str = "") -> Sequence[ModelStatistics]:
+        """Return what loaded versions have done: all, those of a model, or one.
 
         Raises:
             ModelNotFound: No such model or version is known.

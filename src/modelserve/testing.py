@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from inspect import isawaitable
+from time import perf_counter_ns, time_ns
 from typing import Any, TypeAlias
 
 from modelserve.errors import (
@@ -16,8 +17,9 @@ from modelserve.errors import (
     Unsupported,
 )
 from modelserve.execution.waiting import Done, TaskTicket
-from modelserve.messages import InferRequest, InferResponse
-from modelserve.protocols import Policy, State, Ticket, VersionInfo
+from modelserve.messages import InferRequest, InferResponse, ModelStatistics, Spent
+from modelserve.protocols import ModelConfig, Policy, State, Ticket, VersionInfo
+from modelserve.repository.model_config import signature_config
 from modelserve.tensors import Signature, Tensor, TensorSpec
 
 __all__ = ["StubModel"]
@@ -75,6 +77,8 @@ class StubModel:
         self.state: State = "READY"
         self.count = 0
         """How many requests came."""
+        self._succeeded = self._failed = Spent()
+        self._last = 0
         self.requests: deque[InferRequest] = deque(maxlen=100)
         """The latest requests, oldest first."""
 
@@ -96,6 +100,17 @@ class StubModel:
         self._refuse(request)
         self.count += 1
         self.requests.append(request)
+        began = perf_counter_ns()
+        try:
+            response = await self._answer(request)
+        except BaseException:
+            self._failed = _spent(self._failed, began)
+            raise
+        self._succeeded = _spent(self._succeeded, began)
+        self._last = time_ns() // 1_000_000
+        return response
+
+    async def _answer(self, request: InferRequest) -> InferResponse:
         inputs = request.inputs
         if self.signature.inputs:
             inputs, _ = self.signature.validate(inputs, batched=False)
@@ -170,6 +185,30 @@ class StubModel:
             raise ModelNotReady(f'model "{model}" version {self.version} is not loaded')
         return self._info()
 
+    async def config(self, model: str, version: str = "") -> ModelConfig:
+        """Return what its signature says in the form of a configuration."""
+        await self.describe(model, version)
+        return signature_config(self.name, self.signature, platform="python")
+
+    async def statistics(self, model: str = "", version: str = "") -> list[ModelStatistics]:
+        """Return how often it succeeded and failed, whatever came between."""
+        if model:
+            await self.describe(model, version)
+        elif self.state != "READY":
+            return []
+        count = self._succeeded.count
+        return [
+            ModelStatistics(
+                self.name,
+                self.version,
+                last_inference=self._last,
+                inference_count=count,
+                execution_count=count,
+                success=self._succeeded,
+                fail=self._failed,
+            )
+        ]
+
     async def ready(self, model: str = "", version: str = "") -> bool:
         """Tell whether the version is loaded."""
         if model:
@@ -203,3 +242,7 @@ class StubModel:
     async def aroute(self, model: str, policy: Policy | str | None) -> None:
         """Accept any policy: there is one version to choose."""
         self._find(model, "" if policy is None or not isinstance(policy, str) else policy)
+
+
+def _spent(before: Spent, began: int) -> Spent:
+    return Spent(before.count + 1, before.ns + perf_counter_ns() - began)

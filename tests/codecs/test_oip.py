@@ -663,7 +663,6 @@ SHARED = {"shared_memory_region": "a", "shared_memory_byte_size": 4}
 @pytest.mark.parametrize(
     "member",
     [
-        {"outputs": [{"name": "y", "parameters": {"classification": 3}}]},
         {"outputs": [{"name": "y", "parameters": SHARED}]},
         {"inputs": [{k: v for k, v in X.items() if k != "data"} | {"parameters": SHARED}]},
     ],
@@ -671,6 +670,16 @@ SHARED = {"shared_memory_region": "a", "shared_memory_byte_size": 4}
 def test_what_is_not_offered_is_unsupported(member: Any) -> None:
     with pytest.raises(Unsupported, match=r"puts\[0\]\.parameters.*not offered here"):
         decode(with_member(**member))
+
+
+def test_classes_come_in_json_unless_asked_for_in_binary() -> None:
+    asked = [{"name": "y", "parameters": {"classification": 3}}]
+    every = {"binary_data_output": True}
+    request = decode(with_member(outputs=asked, parameters=every))
+    assert request.output_parameters["y"] == {"classification": 3, "binary_data": False}
+    asked[0]["parameters"]["binary_data"] = True  # type: ignore[index]  # a dict of ours
+    request = decode(with_member(outputs=asked))
+    assert request.output_parameters["y"] == {"classification": 3, "binary_data": True}
 
 
 # Binary bodies

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import ssl
@@ -48,6 +49,32 @@ def test_counts_of_all_workers_are_exact(server: Several) -> None:
         assert asking.lost + asking.refused == []
     until(lambda: server.counted() >= before + asking.answered, 2)
     assert {server.counted() for _ in range(10)} == {before + asking.answered}
+
+
+def test_statistics_are_those_of_all_workers(server: Several) -> None:
+    until(lambda: server.complete(2))
+
+    def told() -> dict[str, int]:
+        (stats,) = json.loads(server.ask("/v2/models/m/versions/2/stats")[1])["model_stats"]
+        sizes = [(b["batch_size"], b["compute_infer"]["count"]) for b in stats["batch_stats"]]
+        return {
+            "success": stats["inference_stats"]["success"]["count"],
+            "rows": stats["inference_count"],
+            "batches": stats["execution_count"],
+            "batches by size": sum(count for _, count in sizes),
+            "rows by size": sum(size * count for size, count in sizes),
+        }
+
+    before = told()
+    with Asking(server.port) as asking:
+        asking.more(300)
+        asking.stop()
+        assert asking.lost + asking.refused == []
+    until(lambda: told()["success"] >= before["success"] + asking.answered, 2)
+    for _ in range(10):  # whichever worker answers
+        more = {name: number - before[name] for name, number in told().items()}
+        assert more["success"] == more["rows"] == more["rows by size"] == asking.answered
+        assert 0 < more["batches"] == more["batches by size"] <= asking.answered
 
 
 def test_killed_worker_is_replaced_and_loses_only_what_was_in_it(server: Several) -> None:

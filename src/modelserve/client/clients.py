@@ -16,8 +16,8 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from modelserve.errors import Unsupported
-from modelserve.messages import InferRequest, InferResponse, Parameters
-from modelserve.protocols import Policy, VersionInfo
+from modelserve.messages import InferRequest, InferResponse, ModelStatistics, Parameters
+from modelserve.protocols import ModelConfig, Policy, VersionInfo
 
 from .core import Core, Outcome, Retries, Send, Steps
 
@@ -147,6 +147,24 @@ class Client:
         """
         return self._carry_out(self._core.describe(model, version))
 
+    def config(self, model: str, version: str = "") -> ModelConfig:
+        """Return a version's configuration, in the form of Triton's JSON.
+
+        Raises:
+            ModelNotFound: No such model or version.
+            Unsupported: The server does not tell.
+        """
+        return self._carry_out(self._core.config(model, version))
+
+    def statistics(self, model: str = "", version: str = "") -> list[ModelStatistics]:
+        """Return what loaded versions have done: all, those of a model, or one.
+
+        Raises:
+            ModelNotFound: No such model or version.
+            Unsupported: The server does not tell.
+        """
+        return self._carry_out(self._core.statistics(model, version))
+
     def ready(self, model: str = "", version: str = "") -> bool:
         """Tell whether a model (without a name: the server) can answer now.
 
@@ -251,6 +269,9 @@ class AsyncClient:
         False
     """
 
+    classifies: Final = True
+    """The server answers `classification`."""
+
     def __init__(
         self,
         url: str,
@@ -326,6 +347,14 @@ class AsyncClient:
     async def describe(self, model: str, version: str = "") -> VersionInfo:
         """Describe one version; as `Client.describe`."""
         return await self._carry_out(self._core.describe(model, version))
+
+    async def config(self, model: str, version: str = "") -> ModelConfig:
+        """Return a version's configuration; as `Client.config`."""
+        return await self._carry_out(self._core.config(model, version))
+
+    async def statistics(self, model: str = "", version: str = "") -> list[ModelStatistics]:
+        """Return what loaded versions have done; as `Client.statistics`."""
+        return await self._carry_out(self._core.statistics(model, version))
 
     async def ready(self, model: str = "", version: str = "") -> bool:
         """Tell whether a model or the server can answer now; as `Client.ready`."""

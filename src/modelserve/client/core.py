@@ -18,10 +18,10 @@ from typing import Any, Final, Literal, TypeAlias, TypeVar, cast
 from urllib.parse import quote, urlsplit
 
 from modelserve import errors
-from modelserve.codecs import oip, oip_catalog, oip_control
+from modelserve.codecs import oip, oip_catalog, oip_control, oip_statistics
 from modelserve.errors import DeadlineExceeded, InvalidInput, ServeError, UnavailableError
-from modelserve.messages import InferRequest, InferResponse
-from modelserve.protocols import VersionInfo
+from modelserve.messages import InferRequest, InferResponse, ModelStatistics
+from modelserve.protocols import ModelConfig, VersionInfo
 from modelserve.tensors import Tensor, as_tensor
 
 __all__ = ["Answer", "Core", "Lost", "Outcome", "Retries", "Send", "Step", "Steps", "Wait"]
@@ -360,6 +360,22 @@ class Core:
             "GET", _model_path(model, version), _nothing, deadline=deadline
         )
         return _decoded(oip_catalog.decode_metadata, answer)
+
+    def config(self, model: str, version: str) -> Steps[ModelConfig]:
+        answer = yield from self.exchange(
+            "GET",
+            _model_path(model, version) + "/config",
+            _nothing,
+            deadline=self._until(self.timeout),
+        )
+        return _decoded(oip_statistics.decode_config, answer)
+
+    def statistics(self, model: str, version: str) -> Steps[list[ModelStatistics]]:
+        path = _model_path(model, version) if model else "/v2/models"
+        answer = yield from self.exchange(
+            "GET", f"{path}/stats", _nothing, deadline=self._until(self.timeout)
+        )
+        return _decoded(oip_statistics.decode_statistics, answer)
 
     def ready(self, model: str = "", version: str = "") -> Steps[bool]:
         path = _model_path(model, version) + "/ready" if model else "/v2/health/ready"

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from modelserve.errors import BackendError, InvalidInput, Unsupported
+from modelserve.errors import BackendError, InvalidInput
 from modelserve.messages import InferRequest, InferResponse, Parameters
 from modelserve.tensors import (
     DATATYPES,
@@ -101,7 +101,6 @@ def decode_request(
 
     Raises:
         InvalidInput: The body is not a request; the text says where.
-        Unsupported: It asks for classification.
         SharedMemoryNeeded: It names shared memory: that is for `modelserve.codecs.oip_shared`.
 
     Example:
@@ -515,14 +514,14 @@ def _set_outputs(request: InferRequest, documents: Any, placements: Placements |
         if document.get("parameters") is not None:
             parameters = _parameters(document["parameters"], f"{place}.parameters")
             _flag(parameters, "binary_data", f"{place}.parameters")
-            if "classification" in parameters:
-                raise Unsupported(f"{place}.parameters.classification: not offered here")
             if not SHARED.isdisjoint(parameters):
                 if placements is None:
                     raise SharedMemoryNeeded(
                         f"{place}.parameters: shared memory is not offered here"
                     )
                 placements.note(name, parameters, place)
+            if "classification" in parameters:
+                parameters.setdefault("binary_data", False)  # Triton has no other default for it
             if parameters:
                 kept[name] = parameters
     # An empty list names nothing, as Triton reads it: all outputs are wanted.

@@ -37,9 +37,11 @@ class Answering:
     """The `Servable` part of a `ModelRepository`, which sets the attributes.
 
     Attributes:
+        classifies: It answers `classification` itself.
         record: Takes closed exchanges.
     """
 
+    classifies: Final = True
     record: Callable[[Exchange], None]
     _control: Control
     _entries: Mapping[str, ModelEntry]

@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-__all__ = ["LABELS", "names_in_metadata", "read_class_names"]
+from modelserve.errors import LoadError
+
+__all__ = ["LABELS", "names_in_files", "names_in_metadata", "read_class_names"]
 
 _log = logging.getLogger("modelserve.repository")
 
@@ -36,12 +38,39 @@ def read_class_names(directory: Path) -> tuple[str, ...]:
         except OSError:
             continue
         try:
-            if len(content) > _MOST_BYTES:
-                raise ValueError(f"it has more than {_MOST_BYTES} bytes")
-            return tuple(line.strip() for line in content.decode("utf-8-sig").splitlines())
+            return _listed(content)
         except ValueError as error:
             _log.warning("the file %s of model %s is no list: %s", LABELS, directory.name, error)
     return ()
+
+
+def names_in_files(files: Mapping[str, Path]) -> dict[str, tuple[str, ...]]:
+    """Return the names in files that a configuration asks for, by output.
+
+    Raises:
+        LoadError: One cannot be read as text. Unlike a file that is just there, it was asked for.
+    """
+    found = {}
+    for output, path in files.items():
+        try:
+            with open(path, "rb") as file:
+                found[output] = _listed(file.read(_MOST_BYTES + 1))
+        except OSError as error:
+            raise LoadError(
+                f'output "{output}": its label_filename "{path.name}" cannot be read: '
+                f"{error.strerror}"
+            ) from error
+        except ValueError as error:
+            raise LoadError(
+                f'output "{output}": its label_filename "{path.name}" is no list: {error}'
+            ) from error
+    return found
+
+
+def _listed(content: bytes) -> tuple[str, ...]:
+    if len(content) > _MOST_BYTES:
+        raise ValueError(f"it has more than {_MOST_BYTES} bytes")
+    return tuple(line.strip() for line in content.decode("utf-8-sig").splitlines())
 
 
 def names_in_metadata(metadata: Mapping[str, str]) -> tuple[str, ...]:

@@ -64,7 +64,8 @@ def applied(
         config: Its configuration.
         defaults: What holds where the configuration says nothing.
         name: What to call the configuration in errors and in the log.
-        directory: The model's directory, for warm-up data; None where there is none.
+        directory: The model's directory, for warm-up data and names of classes; None where there is
+            none.
 
     Raises:
         LoadError: It is for another model or runtime, or names data that is not there.
@@ -89,6 +90,8 @@ def applied(
         max_queue_delay=batching.max_queue_delay if batching else defaults.max_queue_delay,
         warm_up_inputs=_warm_up(config, name, directory),
         declared=_declared(config),
+        label_files=_label_files(config, directory),
+        config=config.document,
     )
     policy = config.version_policy
     if policy.kind == "all":
@@ -127,6 +130,12 @@ def _warm_up(config: TritonConfig, name: str, directory: Path | None) -> dict[st
         return {}
     data = None if directory is None else directory / "warmup"
     return _inputs(config.warmup[0], config.max_batch_size > 0, name, data)
+
+
+def _label_files(config: TritonConfig, directory: Path | None) -> dict[str, Path]:
+    if directory is None:
+        return {}
+    return {output: directory / file for output, file in config.label_files.items()}
 
 
 def _inputs(warmup: Warmup, batched: bool, name: str, directory: Path | None) -> dict[str, Tensor]:

@@ -599,6 +599,12 @@ class Control:
                 labels,
                 sample(lambda v: v.batcher.in_flight),
             ),
+            add(
+                "nv_inference_pending_request_count",
+                "Requests waiting for an instance, as Triton calls them.",
+                labels,
+                sample(lambda v: v.batcher.queue_depth),
+            ),
             self.metrics.before_collect(self._recorder.flush),
         ]
 

@@ -13,9 +13,9 @@ from modelserve.backends.functions import name_of
 from modelserve.backends.python import PythonBackend
 from modelserve.errors import ModelNotFound
 from modelserve.execution.waiting import Done, TaskTicket
-from modelserve.messages import Exchange, InferRequest, InferResponse
+from modelserve.messages import Exchange, InferRequest, InferResponse, ModelStatistics
 from modelserve.observe.metrics import Metrics
-from modelserve.protocols import Ticket, VersionInfo
+from modelserve.protocols import ModelConfig, Ticket, VersionInfo
 from modelserve.repository.repository import ModelRepository
 from modelserve.repository.versions import VersionOptions
 from modelserve.tensors import Signature, Tensor, TensorSpec
@@ -64,6 +64,8 @@ class Model(Generic[_P, _R]):
     ) -> None:
         # The function's name, text and signature; not its attributes, which might hide the model's.
         functools.update_wrapper(self, function, updated=())
+        self.classifies: Final = True
+        """It answers `classification` itself."""
         self._function = function
         self._declared = declared
         # Made here, so that a wrong declaration fails where it stands and not in the first request.
@@ -165,6 +167,14 @@ class Model(Generic[_P, _R]):
     async def describe(self, model: str, version: str = "") -> VersionInfo:
         """Describe the model; see `ModelRepository.describe`."""
         return await (await self._aown()).describe(model, version)
+
+    async def config(self, model: str, version: str = "") -> ModelConfig:
+        """Return the model's configuration; see `ModelRepository.config`."""
+        return await (await self._aown()).config(model, version)
+
+    async def statistics(self, model: str = "", version: str = "") -> Sequence[ModelStatistics]:
+        """Return what the model has done; see `ModelRepository.statistics`."""
+        return await (await self._aown()).statistics(model, version)
 
     async def ready(self, model: str = "", version: str = "") -> bool:
         """Tell whether it can answer; loads it."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from modelserve.errors import ModelNotFound, ModelNotReady
 from modelserve.messages import InferRequest
-from modelserve.protocols import Choice, Policy, State, VersionInfo
+from modelserve.protocols import Choice, ModelConfig, Policy, State, VersionInfo
 from modelserve.repository.store import STABLE
 from modelserve.repository.versions import ModelVersion, VersionOptions
 
@@ -206,6 +206,12 @@ class ModelEntry:
         if number in self.loading:
             state, reason = "LOADING", ""
         return VersionInfo(self.name, number, state, reason, labels=labels, versions=served.numbers)
+
+    def config(self, version: str) -> ModelConfig:
+        """Return the configuration of a loaded version; raises as `find`."""
+        from modelserve.repository.model_config import model_config  # seldom asked for
+
+        return model_config(self.find(version), self.keep)
 
     @property
     def complete(self) -> bool:

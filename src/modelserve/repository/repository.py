@@ -12,15 +12,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, Self
 
 from modelserve.errors import Conflict, ModelNotFound, ModelNotReady
-from modelserve.messages import Parameters
+from modelserve.messages import ModelStatistics, Parameters
 from modelserve.observe.logs import LogSettings
 from modelserve.observe.metrics import Metrics
 from modelserve.observe.recorder import Recorder
 from modelserve.observe.tracing import TraceSettings
-from modelserve.protocols import Observer, Policy, Store, VersionInfo
+from modelserve.protocols import ModelConfig, Observer, Policy, Store, VersionInfo
 from modelserve.repository.answering import Answering
 from modelserve.repository.control import DRAIN, Control, checked_keep, checked_number
-from modelserve.repository.models import VersionPolicy, wanted_versions
+from modelserve.repository.models import ModelEntry, VersionPolicy, wanted_versions
 from modelserve.repository.store import STABLE, LocalStore
 from modelserve.repository.versions import VersionOptions
 from modelserve.repository.watcher import Watcher
@@ -147,12 +147,47 @@ class ModelRepository(Answering):
             ModelNotFound: No such model or version is known.
             ModelNotReady: It is known and not loaded.
         """
+        entry = await self._entry(model, version)
+        return entry.info(entry.find(version).version)
+
+    async def config(self, model: str, version: str = "") -> ModelConfig:
+        """Return the configuration of a loaded version, as Triton would tell it.
+
+        Raises:
+            ModelNotFound: No such model or version is known.
+            ModelNotReady: It is known and not loaded.
+        """
+        return (await self._entry(model, version)).config(version)
+
+    async def statistics(self, model: str = "", version: str = "") -> Sequence[ModelStatistics]:
+        """Return what loaded versions have done since they were loaded.
+
+        Of several processes that share their counts each tells those of all; what another one has
+        just counted is missing for a moment.
+
+        Args:
+            model: Name of the model; empty for all.
+            version: Version number or label; empty for all versions of the model.
+
+        Raises:
+            ModelNotFound: No such model or version is known.
+            ModelNotReady: It is known and not loaded.
+        """
+        if model:
+            entry = await self._entry(model, version)
+            found = entry.find(version)
+            versions = [(model, v) for v in ([found.version] if version else entry.versions)]
+        else:
+            entries = sorted(self._entries.items())
+            versions = [(name, number) for name, entry in entries for number in entry.versions]
+        return await asyncio.to_thread(self.metrics.statistics, versions)
+
+    async def _entry(self, model: str, version: str) -> ModelEntry:
         try:
-            entry = self._control.entry(model)
+            return self._control.entry(model)
         except ModelNotFound:
             await self._refuse_unloaded(model, version)
             raise
-        return entry.info(entry.find(version).version)
 
     async def _refuse_unloaded(self, model: str, version: str) -> None:
         """Raise `ModelNotReady` for a model that is in the store and not loaded."""

@@ -24,6 +24,7 @@ from typing import Any, Final, Literal, cast
 
 from modelserve.errors import InvalidInput, LoadError, ModelNotReady, ServeError, Unsupported
 from modelserve.execution.batcher import AdaptiveBatcher, BatcherClosed
+from modelserve.execution.classification import Classes, classifies
 from modelserve.execution.dispatch import check_batcher
 from modelserve.execution.nested import chain
 from modelserve.execution.pacing import BatchBounds
@@ -32,7 +33,7 @@ from modelserve.execution.streams import StreamSlots, open_stream
 from modelserve.execution.waiting import Awaited, Done, TaskTicket
 from modelserve.messages import BatchRecord, Context, InferRequest, InferResponse, RequestInfo
 from modelserve.protocols import Backend, State, Ticket, Traits, VersionInfo
-from modelserve.repository.class_names import names_in_metadata
+from modelserve.repository.class_names import names_in_files, names_in_metadata
 from modelserve.tensors import Signature, Tensor, TensorSpec
 
 __all__ = ["DeclarationError", "ModelVersion", "VersionOptions", "load_version"]
@@ -43,6 +44,7 @@ DEFAULT_BATCH_SIZE: Final = 64
 """`max_batch_size` of a model whose batch axis was proven and not declared."""
 _WARM_UP_LIMIT: Final = 0.5
 """Seconds that warming up may take, beyond the first runs of the smallest batch."""
+_NO_LABELS: Final[Mapping[str, Sequence[str]]] = {}
 
 
 class DeclarationError(LoadError):
@@ -67,6 +69,8 @@ class VersionOptions:
         warm_up: Whether to run the model once before it is ready.
         warm_up_inputs: Inputs to do so with; made up from the signature where there are none.
         declared: Inputs and outputs that a configuration file promises.
+        label_files: Files with the names of classes, by output.
+        config: What a configuration file says, in the form of Triton's JSON.
     """
 
     max_batch_size: int | None = None
@@ -81,6 +85,8 @@ class VersionOptions:
     warm_up: bool = True
     warm_up_inputs: Mapping[str, Tensor] = field(default_factory=dict)
     declared: Signature | None = None
+    label_files: Mapping[str, Path] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.instances < 1:
@@ -103,6 +109,9 @@ class ModelVersion:
         signature: What it takes and gives.
         platform: What runs it, in words for clients.
         batching: Why requests share batches, or why not.
+        options: How it is run.
+        filename: Name of the model's file, where it is one.
+        labels: Names of classes, by output.
     """
 
     def __init__(
@@ -114,6 +123,9 @@ class ModelVersion:
         signature: Signature,
         platform: str,
         batching: str,
+        options: VersionOptions | None = None,
+        filename: str = "",
+        labels: Mapping[str, Sequence[str]] = _NO_LABELS,
     ) -> None:
         self.model = model
         self.version = version
@@ -121,11 +133,14 @@ class ModelVersion:
         self.signature = signature
         self.platform = platform
         self.batching = batching
+        self.options = VersionOptions() if options is None else options
+        self.filename = filename
         self.state: State = "LOADING"
         self.class_names: tuple[str, ...] = ()
         """Names of its classes that stand in a file beside it."""
         self._turn = 0
         self.batched = batcher.max_batch_size > 0
+        self._classes = Classes(signature.outputs, batched=self.batched, labels=labels)
         self._output_names = frozenset(spec.name for spec in signature.outputs)
         traits = batcher.traits
         # Exact arrays, within this bound, for all outputs: they need no further look, and share
@@ -152,7 +167,7 @@ class ModelVersion:
             labels=labels,
             versions=versions or (self.version,),
             metadata=self._metadata,
-            class_names=self.class_names or self._own_class_names,
+            class_names=self._names,
         )
 
     @cached_property
@@ -164,6 +179,10 @@ class ModelVersion:
         known = found if isinstance(found, Mapping) else {}
         return MappingProxyType({str(name): str(value) for name, value in known.items()})
 
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return self.class_names or self._own_class_names
+
     @cached_property
     def _own_class_names(self) -> tuple[str, ...]:
         return names_in_metadata(self._metadata)
@@ -173,19 +192,26 @@ class ModelVersion:
     async def infer(self, request: InferRequest) -> Mapping[str, Tensor]:
         """Validate a request, run it, return its outputs; raises as `AdaptiveBatcher.submit`."""
         inputs, rows = self._validate(request)
-        return await self.batcher.submit(request, inputs, rows)
+        wanted = self._classes.wanted(request) if classifies(request) else None
+        outputs = await self.batcher.submit(request, inputs, rows)
+        if wanted is None:
+            return outputs
+        return self._classes.best(outputs, request, wanted, self._names)
 
     def enqueue(self, request: InferRequest) -> Awaited | None:
         """Do the part of `infer` that needs no coroutine; see `AdaptiveBatcher.enqueue`.
 
         Returns:
-            What is to be awaited; None for a request of a model's own code, which takes `infer`.
+            What is to be awaited; None for what takes `infer`: a request of a model's own code, or
+            for classes.
         """
         if chain.get():
             return None
         rows = self._plain_rows(request.inputs)
         if 0 < rows <= self._most_plain and request.outputs is None:
             return self.batcher.enqueue(request, request.inputs, rows, True)
+        if classifies(request):
+            return None
         inputs, rows = self._validate(request)
         return self.batcher.enqueue(request, inputs, rows)
 
@@ -202,7 +228,25 @@ class ModelVersion:
         if 0 < rows <= self._most_plain and request.outputs is None:
             return self.batcher.begin(request, request.inputs, rows, done, True)
         inputs, rows = self._validate(request)
+        if classifies(request):
+            done = self._classifying(request, done)
         return self.batcher.begin(request, inputs, rows, done)
+
+    def _classifying(self, request: InferRequest, done: Done) -> Done:
+        """Return what calls `done` with classes in place of numbers."""
+        wanted = self._classes.wanted(request)
+
+        def classify(response: InferResponse | None, error: BaseException | None) -> None:
+            if response is not None:
+                try:
+                    response.outputs = self._classes.best(
+                        response.outputs, request, wanted, self._names
+                    )
+                except Exception as failure:  # `done` has to be called
+                    response, error = None, failure
+            done(response, error)
+
+        return classify
 
     async def _answer(self, request: InferRequest) -> InferResponse:
         outputs = await self.infer(request)
@@ -276,6 +320,7 @@ class ModelVersion:
             yield InferResponse(self.model, self.version, await self.infer(request), id=request.id)
             return
         first = request if isinstance(request, InferRequest) else None
+        wanted = {} if first is None else self._classes.wanted(first)
         try:
             await self._streams.acquire()
         except ModelNotReady as error:
@@ -301,6 +346,8 @@ class ModelVersion:
         )
         try:
             async for tensors in outputs:
+                if first is not None and wanted:
+                    tensors = self._classes.best(tensors, first, wanted, self._names)
                 yield InferResponse(self.model, self.version, tensors, id=first.id if first else "")
         finally:
             await outputs.aclose()
@@ -379,6 +426,7 @@ def load_version(
         raise LoadError(
             f'model "{model}" version {version}: {type(error).__name__}: {error}'
         ) from error
+    path = model_file(Path(source)) if isinstance(source, str | os.PathLike) else None
     mine = backends[0] is not source  # made here, and of no use to anyone if this fails
     try:
         batcher, batching = _batcher(model, version, backends, options)
@@ -388,7 +436,7 @@ def load_version(
                 backend.close()
         raise
     try:
-        return _ready(batcher, batching, options)
+        return _ready(batcher, batching, options, path)
     except BaseException:
         if mine:
             batcher.close(drain=0.0)  # each backend where it was opened
@@ -475,7 +523,9 @@ def _batcher(
     return batcher, batching
 
 
-def _ready(batcher: AdaptiveBatcher, batching: str, options: VersionOptions) -> ModelVersion:
+def _ready(
+    batcher: AdaptiveBatcher, batching: str, options: VersionOptions, path: Path | None
+) -> ModelVersion:
     backend, traits = batcher.backends[0], batcher.traits
     batcher.open()
     _try_example(batcher.model, backend, batcher)
@@ -486,6 +536,9 @@ def _ready(batcher: AdaptiveBatcher, batching: str, options: VersionOptions) -> 
         signature=backend.signature,
         platform=getattr(backend, "platform", type(backend).__name__),
         batching=batching,
+        options=options,
+        filename="" if path is None else path.name,
+        labels=names_in_files(options.label_files),
     )
     if options.warm_up and traits.synthetic and not traits.streams:
         _warm_up(batcher, backend, options)

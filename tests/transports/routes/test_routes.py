@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import json
 import logging
+import re
 import zlib
 from collections.abc import Mapping
 from time import monotonic
@@ -215,9 +216,12 @@ def test_server_describes_itself() -> None:
     assert document["name"] == "modelserve"
     assert document["extensions"] == [
         "binary_tensor_data",
+        "classification",
         "parameters",
         "model_repository",
         "model_repository(unload_dependents)",
+        "model_configuration",
+        "statistics",
         "logging",
         "trace",
     ]
@@ -393,11 +397,35 @@ def test_bare_servable_is_live_and_ready() -> None:
     assert ask(routes, "GET", "/v2/health/ready").status == 200
     assert content(ask(routes, "GET", "/v2"))["extensions"] == [
         "binary_tensor_data",
+        "classification",
         "parameters",
         "logging",
         "trace",
     ]
     assert ask(routes, "POST", "/v2/models/bare/infer", BODY).status == 200
+
+
+@pytest.mark.parametrize("path", ["bare/config", "stats", "bare/stats", "bare/versions/1/stats"])
+def test_what_a_servable_does_not_tell_is_not_offered(path: str) -> None:
+    reply = ask(Routes(Bare()), "GET", f"/v2/models/{path}")
+    assert reply.status == 501
+    assert re.search("configurations|statistics", content(reply)["error"])
+
+
+def test_configuration_and_statistics_are_for_readers() -> None:
+    key, hashed = APIKeys.generate()
+    for scopes, statuses in (
+        ({"infer"}, (200, 403)),
+        ({"read"}, (200, 200)),
+        ({"admin"}, (403, 403)),
+    ):
+        routes = Routes(StubModel(), authenticator=APIKeys({"a": (hashed, scopes)}))
+        bearer = {"authorization": f"Bearer {key}"}
+        found = (
+            ask(routes, "GET", f"/v2/models/stub/{what}", headers=bearer).status
+            for what in ("config", "stats")
+        )
+        assert tuple(found) == statuses
 
 
 class Text:

@@ -22,9 +22,14 @@ __all__ = ["ENDPOINTS", "MODEL_PATHS"]
 async def _server(routes: Routes, request: Request, route: Route) -> Reply:
     from modelserve import __version__
 
-    extensions = ["binary_tensor_data", "parameters"]
-    if hasattr(routes.servable, "index"):
-        extensions += ("model_repository", "model_repository(unload_dependents)")
+    extensions = ["binary_tensor_data", "classification", "parameters"]
+    for method, names in (
+        ("index", ("model_repository", "model_repository(unload_dependents)")),
+        ("config", ("model_configuration",)),
+        ("statistics", ("statistics",)),
+    ):
+        if hasattr(routes.servable, method):
+            extensions += names
     if routes.controls and not routes.shared_memory.refusal:
         extensions.append("system_shared_memory")
     extensions += control.EXTENSIONS

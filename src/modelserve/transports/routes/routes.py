@@ -24,11 +24,12 @@ from modelserve.errors import (
     ServeError,
     Unsupported,
 )
+from modelserve.execution.classification import classified_response, classifies
 from modelserve.messages import Exchange, InferRequest, InferResponse, Principal
 from modelserve.protocols import Admin, Authenticator, Caller, Catalog, Gathering, Servable, Ticket
 from modelserve.transports.shared_memory import SharedMemory, shared_memory_of
 
-from . import control, generate, server, v1
+from . import control, generate, server, statistics, v1
 from . import oip as oip_endpoints
 from . import shared_memory as shared_memory_endpoints
 from .bodies import (
@@ -144,6 +145,9 @@ class Routes:
         """The servable, where it runs rows that a transport gathered."""
         if hasattr(servable, "row_runner"):
             self.gathering = cast(Gathering, servable)
+        # Chosen once: whoever asks for no classes pays nothing for them.
+        knows_classes = getattr(servable, "classifies", False)
+        self._write = oip.encode_response if knows_classes else _write_classified
         self.authenticates = authenticator is not None
         self._admin = admin
         self._authenticator = authenticator
@@ -492,13 +496,15 @@ class Routes:
         exchange.version = response.version
         extras = request.extras
         if extras is None:
-            parts, json_size = oip.encode_response(response, message)
+            parts, json_size = self._write(response, message)
         else:
             if extras.explains:
                 response.parameters = {**response.parameters, **_explained(exchange)}
             if extras.placements is None:
-                parts, json_size = oip.encode_response(response, message)
+                parts, json_size = self._write(response, message)
             else:
+                if self._write is _write_classified and classifies(message):
+                    response = classified_response(response, message)
                 parts, json_size = oip_shared.encode_shared(response, message, extras.placements)
         size = len(parts[0]) if len(parts) == 1 else sum(map(len, parts))
         kind = JSON if json_size is None else BINARY
@@ -592,7 +598,7 @@ def _endpoints(protocols: frozenset[ProtocolName], uploads: bool) -> list[Endpoi
     endpoints = [*server.ENDPOINTS]
     if "oip" in protocols:
         endpoints += (*_INFER, *oip_endpoints.ENDPOINTS, *generate.ENDPOINTS)
-        endpoints += control.endpoints(uploads=uploads)
+        endpoints += (*statistics.ENDPOINTS, *control.endpoints(uploads=uploads))
         endpoints += shared_memory_endpoints.ENDPOINTS
     endpoints += v1.endpoints(protocols)
     return endpoints
@@ -651,6 +657,15 @@ def _take_flag(message: InferRequest, name: str) -> bool:
 def _explained(exchange: Exchange) -> dict[str, float | int | str]:
     """Return what a response can say of its exchange: not how long writing it takes."""
     return {f"explain_{k}": v for k, v in exchange.explain().items() if k != "encode_us"}
+
+
+def _write_classified(
+    response: InferResponse, message: InferRequest
+) -> tuple[list[bytes | memoryview], int | None]:
+    """Encode the response of a servable that knows nothing of classes."""
+    if classifies(message):
+        response = classified_response(response, message)
+    return oip.encode_response(response, message)
 
 
 def _no_header(name: str) -> None:
