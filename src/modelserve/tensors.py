@@ -317,7 +317,7 @@ class Signature:
         2
     """
 
-    __slots__ = ("_checks", "inputs", "outputs", "regular")
+    __slots__ = ("_checks", "_only", "inputs", "outputs", "regular")
 
     def __init__(self, inputs: Iterable[TensorSpec], outputs: Iterable[TensorSpec] = ()) -> None:
         self.inputs = tuple(inputs)
@@ -332,6 +332,11 @@ class Signature:
             for check in self._checks
         )
         """Whether all inputs are numbers, in rows of a shape that is known."""
+        self._only: tuple[Any, ...] | None = None
+        """Name, dtype and shape of one row, where there is one input and it is regular."""
+        if self.regular and len(self._checks) == 1:
+            only = self._checks[0]
+            self._only = (only.name, only.dtype, only.single)
 
     def __repr__(self) -> str:
         return f"Signature(inputs={list(self.inputs)!r}, outputs={list(self.outputs)!r})"
@@ -351,6 +356,16 @@ class Signature:
         very dtype, with rows on axis 0 and all other sizes known. Where it says -1 the inputs may
         still be right, or be made so: ask `validate`.
         """
+        if self._only is not None:  # one row for one input, as most are: half the time
+            name, dtype, single = self._only
+            tensor = inputs.get(name)
+            if (
+                tensor.__class__ is np.ndarray
+                and tensor.dtype is dtype
+                and tensor.shape == single
+                and len(inputs) == 1
+            ):
+                return 1
         if not self.regular or len(inputs) != len(self._checks):
             return -1
         rows = -1

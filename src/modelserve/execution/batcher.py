@@ -26,11 +26,11 @@ import threading
 from asyncio import get_running_loop
 from collections.abc import Mapping
 from time import perf_counter
-from typing import Final
+from typing import Final, overload
 
 from modelserve.errors import BackendError, DeadlineExceeded, Overloaded, ServeError
 from modelserve.execution.batch import Batch, arun_batch, run_batch
-from modelserve.execution.dispatch import Dispatcher, forks
+from modelserve.execution.dispatch import SHORT_ID, Dispatcher, forks
 from modelserve.execution.lanes import Lane
 from modelserve.execution.nested import (
     Run,
@@ -144,6 +144,81 @@ class AdaptiveBatcher(Dispatcher):
         except BaseException:
             pending.leave()
             raise
+
+    @overload
+    def join(self, request: InferRequest) -> Awaited | None: ...
+
+    @overload
+    def join(self, request: InferRequest, done: Done) -> Called | None: ...
+
+    # One function without calls that could be spared, since most requests for small models take it.
+    def join(self, request: InferRequest, done: Done | None = None) -> Awaited | Called | None:
+        """Queue a plain request for the loop's next turn, without a lock, if all is as usual.
+
+        Usual is a request of one row, just as specified, without anything that would set it apart
+        from its neighbours, on an event loop that has others, for a model of some microseconds
+        that is idle.
+
+        Args:
+            request: The request, not validated yet; not of a model's own code (`chain`).
+            done: What is to be called; None for a coroutine that awaits the entry's future.
+
+        Returns:
+            What `enqueue` or `begin` would; None says that the request is to go that way.
+
+        Raises:
+            BatcherClosed: As by `enqueue`.
+        """
+        pacing, queue = self.pacing, self._queue
+        fresh = queue.fresh
+        if (
+            not self._idle
+            or not pacing.tiny
+            or queue.count
+            or len(fresh) >= self._most_fresh
+            or pacing.holds
+            or pacing.watching
+            or request.deadline is not None
+            or request.outputs is not None
+            or request.priority
+            or request.parameters
+            or len(request.id) > SHORT_ID
+            or self._rows_of(request.inputs) != 1
+            or self._process != forks.count
+        ):
+            return None
+        loop = get_running_loop()
+        port = self._ports.get(loop)
+        if port is None:
+            return None
+        pending: Awaited | Called
+        if done is not None:
+            pending = Called(request, request.inputs, 1, None, perf_counter())
+            pending.done = done
+        elif port.alone > 0.0:
+            return None
+        else:
+            pending = Awaited(request, request.inputs, 1, None, perf_counter())
+            pending.future = loop.create_future()
+        pending.timer = None
+        pending.port = port
+        pending.queued = True
+        fresh.append(pending)
+        # Asked afterwards: a `close` from now on finds it in the queue.
+        if self._closed:
+            self._turn_away(pending)
+        if not port.flushing:
+            port.flushing = True
+            loop.call_soon(self.flush, port)
+        return pending
+
+    def _turn_away(self, pending: Pending) -> None:
+        """Take back what was queued when the batcher was closed already, if it is still there."""
+        with self._lock:
+            if pending.queued:
+                self._queue.remove(pending)
+                self._note_drained()
+                raise BatcherClosed
 
     def enqueue(
         self, request: InferRequest, inputs: Mapping[str, Tensor], rows: int, plain: bool = False
@@ -307,7 +382,7 @@ class AdaptiveBatcher(Dispatcher):
         shape = self._shape(pending.key)
         size = pending.cost if self._costed else pending.rows
         ahead = 0
-        if self._queue.count:
+        if self._queue:
             ahead = self._queue.ahead(pending.request.priority, pacing.best(shape))
         if pacing.admits(now, left, ahead, size, shape):
             return
@@ -360,7 +435,7 @@ class AdaptiveBatcher(Dispatcher):
         with self._lock:
             if self._idle and not self._closed:
                 batch: Batch | None
-                if self._queue.count or self.pacing.holds:
+                if self._queue or self.pacing.holds:
                     self._admit(pending, left)
                     if self.pacing.holds and self._to_hold():
                         self._running += 1

@@ -35,7 +35,7 @@ from modelserve.messages import BatchRecord, InferRequest
 from modelserve.protocols import Backend, Traits
 from modelserve.tensors import Tensor
 
-__all__ = ["Dispatcher", "check_batcher", "forks"]
+__all__ = ["SHORT_ID", "Dispatcher", "check_batcher", "forks"]
 
 # A hold ends so many runs, and so many seconds, before a deadline of those who wait.
 _RUNS_BEFORE: Final = 2.0
@@ -44,6 +44,10 @@ _LATE: Final = 2e-3
 # A coroutine that is alone runs its requests where it makes them; after so many seconds of it one
 # takes a turn of the loop, so that others get theirs and are seen.
 _LONGEST_ALONE: Final = 1e-3
+
+
+SHORT_ID: Final = 64
+"""Bytes that a request's id counts at least where requests are queued without a look at each."""
 
 
 class Forks:
@@ -131,6 +135,11 @@ class Dispatcher:
         self._costed = cost is not None
         self._row_bytes = -1 if self._costed else self._key.row_bytes
         self._alone = self.traits.inline and not self._costed
+        # Half, so that loops that do this at the same moment stay within the bounds together.
+        room = min(max_queue_size, max_queue_bytes // (self._row_bytes + SHORT_ID))
+        plain = self._alone and self._row_bytes >= 0 and not self.traits.context
+        self._most_fresh = room // 2 if plain and max_batch_size else 0
+        self._rows_of = backends[0].signature.rows_of
         self._closed = False
         self._abandoned = False
         self._released = False
@@ -186,7 +195,7 @@ class Dispatcher:
     @property
     def queue_depth(self) -> int:
         """Requests waiting for a lane."""
-        return self._queue.count
+        return len(self._queue)
 
     @property
     def in_flight(self) -> int:
@@ -216,11 +225,16 @@ class Dispatcher:
     def _take(self, reason: str) -> Batch | None:
         """Take the next batch; under the lock. Entries past their deadline are told so."""
         queue = self._queue
-        if not queue.count:
-            return None
         pacing = self.pacing
         most = limit = pacing.bounds.most
         now = self.clock()
+        if queue.fresh:
+            taken = queue.take_fresh(most, now) if pacing.tiny else None
+            if taken is not None:
+                return self._taken(*taken, "full" if taken[1] >= most > 1 else reason)
+            queue.sort_in()
+        if not queue.count:
+            return None
         if queue.waiting > 1 and most > 1 and not pacing.tiny:
             key, waiting, _ = queue.head()
             shape = self._shape(key)
@@ -232,18 +246,24 @@ class Dispatcher:
             entries, rows, expired = queue.take(self.max_batch_size or 1, now, limit)
         else:
             entries, rows, expired = queue.take(limit, now)
+        if pacing.tiny:
+            reason = "full" if rows >= most > 1 else reason
+        elif entries:
+            left = limit < most and queue.holds(entries[0].key)
+            size = sum(entry.cost for entry in entries) if self._costed else rows
+            reason = pacing.reason(reason, size, limit, left=left)
+        return self._taken(entries, rows, expired, reason)
+
+    def _taken(
+        self, entries: Sequence[Pending], rows: int, expired: Sequence[Pending], reason: str
+    ) -> Batch | None:
+        """Return what was taken as a batch, if it is one, and tell those who are too late."""
         if expired:
             for entry in expired:
                 entry.note_wait()
                 entry.error = self._too_late()
             deliver(expired, None)
-        if not entries:
-            return None
-        if pacing.tiny:
-            return self._batch(entries, rows, "full" if rows >= most > 1 else reason)
-        left = limit < most and queue.holds(entries[0].key)
-        size = sum(entry.cost for entry in entries) if self._costed else rows
-        return self._batch(entries, rows, pacing.reason(reason, size, limit, left=left))
+        return self._batch(entries, rows, reason) if entries else None
 
     def _batch(self, entries: Sequence[Pending], rows: int, reason: str) -> Batch:
         return Batch(entries, rows, self.model, self.version, self.max_batch_size > 0, reason)
@@ -293,7 +313,7 @@ class Dispatcher:
             Why the next batch is sent: `reason`, where it was not held.
         """
         queue, pacing = self._queue, self.pacing
-        while pacing.holds and queue.count and not self._closed:
+        while pacing.holds and queue and not self._closed:
             now = perf_counter()
             until = self._held_until(now)
             if until <= now:
@@ -306,7 +326,7 @@ class Dispatcher:
 
     def _to_hold(self) -> bool:
         """Tell whether the next batch is to be held back; under the lock."""
-        if not self._queue.count or self._closed:
+        if not self._queue or self._closed:
             return False
         now = perf_counter()
         return self._held_until(now) > now
@@ -343,8 +363,8 @@ class Dispatcher:
     def _free_lane(self) -> Lane | None:
         """Take an idle lane for a request that nobody waits beside, if there is one."""
         with self._lock:
-            pacing = self.pacing
-            if not self._idle or self._queue.count or self._closed:
+            pacing, queue = self.pacing, self._queue
+            if not self._idle or queue.count or queue.fresh or self._closed:
                 return None
             if pacing.holds or pacing.watching:
                 return None
@@ -359,12 +379,13 @@ class Dispatcher:
             ended: The batch it ran, if that is not told of yet.
             seconds: What that took; negative where it failed.
         """
+        queue = self._queue
         with self._lock:
             if ended is not None:
                 self._note_end(lane, ended, seconds)
             if self._vacant:
                 self._vacant.discard(lane)
-            batch = self._take("next") if self._queue.count else None
+            batch = self._take("next") if queue.count or queue.fresh else None
             if batch is None:
                 self._leave_idle(lane)
             else:
@@ -444,14 +465,16 @@ class Dispatcher:
             with self._lock:
                 self._note_end(lane, batch, seconds)
                 # What waits for others must not depend on this loop having another turn.
-                if self._queue.count and not self._queue.only_from(port):
+                queue = self._queue
+                waiting = bool(queue.count or queue.fresh)
+                if waiting and not queue.only_from(port):
                     following = self._take("next")
                 if following is not None:
                     self._note_start(lane, following)
                 else:
                     self._running -= 1
                     self._idle.append(lane)
-                    if self._queue.count and not port.flushing:
+                    if waiting and not port.flushing:
                         port.flushing = True
                         port.loop.call_soon(self.flush, port)
                     self._note_drained()
@@ -495,7 +518,8 @@ class Dispatcher:
     @property
     def most_rows(self) -> int:
         """How many rows `run_rows` would take now: 0 where it would refuse one."""
-        idle = self._idle and not self._queue.count and not self._closed
+        queue = self._queue
+        idle = self._idle and not (queue.count or queue.fresh or self._closed)
         if not idle or self._costed or not self.traits.repeatable or self.pacing.holds:
             return 0
         return self.max_batch_size if self.pacing.tiny or self.pacing.inline(1) else 0
@@ -656,7 +680,7 @@ class Dispatcher:
 
     def _note_drained(self) -> None:
         """Under the lock, whenever something left: tell `close` when nothing is left."""
-        if self._closed and not self._queue.count and not self._running:
+        if self._closed and not self._queue and not self._running:
             self._drained.set()
             if self._abandoned:
                 self._abandoned = False

@@ -176,6 +176,7 @@ class PendingQueue:
         "bytes",
         "costed",
         "count",
+        "fresh",
         "max_bytes",
         "max_requests",
         "waiting",
@@ -186,18 +187,21 @@ class PendingQueue:
     ) -> None:
         self._model = model
         self.costed = costed
+        self.fresh: list[Pending] = []
+        """The last to come, in order: one row each, of key None and the default priority. Whoever
+        appends to it holds no lock, and keeps to the bounds; the list itself is never replaced."""
         self.max_requests = max_requests
         self.max_bytes = max_bytes
         self.bytes = 0
         self.count = 0
-        """Entries that wait; the same as the length, and quicker to ask for."""
+        """Entries that wait, but for the fresh ones."""
         self.waiting = 0
         """Their rows or, if costed, what they cost."""
         self._arrivals = 0
         self._groups: dict[Hashable, list[Pending]] = {}
 
     def __len__(self) -> int:
-        return self.count
+        return self.count + len(self.fresh)
 
     def push(self, pending: Pending) -> None:
         """Add an entry.
@@ -205,11 +209,26 @@ class PendingQueue:
         Raises:
             QueueFull: A bound is reached.
         """
+        if self.fresh:
+            self.sort_in()
         size = pending.size
         if size < 0:
             size = pending.size = size_of(pending.request, pending.inputs)
         if self.count >= self.max_requests or (self.bytes + size > self.max_bytes and self.count):
             raise self._full(size)
+        self._push(pending, size)
+
+    def sort_in(self) -> None:
+        """Put the fresh entries where they belong: behind all that came before."""
+        fresh = self.fresh
+        count = len(fresh)  # more may be appended meanwhile
+        entries = fresh[:count]
+        del fresh[:count]
+        for pending in entries:
+            pending.size = size_of(pending.request, pending.inputs)
+            self._push(pending, pending.size)
+
+    def _push(self, pending: Pending, size: int) -> None:
         priority = pending.request.priority
         self._arrivals += 1
         pending.order = self._arrivals + (priority * _ARRIVALS if priority else _NORMAL)
@@ -242,6 +261,8 @@ class PendingQueue:
         """Take an entry out, if it still waits."""
         if not pending.queued:
             return False
+        if self.fresh:
+            self.sort_in()
         group = self._groups[pending.key]
         del group[bisect_left(group, pending.order, key=_ORDER)]
         if not group:
@@ -251,6 +272,8 @@ class PendingQueue:
 
     def head(self) -> tuple[Hashable, int, float]:
         """Return of those whose turn is next: their key, their rows or cost, and when they came."""
+        if self.fresh:
+            self.sort_in()
         if len(self._groups) == 1:
             key, group = next(iter(self._groups.items()))
             waiting = self.waiting
@@ -269,6 +292,8 @@ class PendingQueue:
             batch: The usual size of a batch. Where several keys wait, none of their batches counts
                 for less.
         """
+        if self.fresh:
+            self.sort_in()
         first = (priority or DEFAULT_PRIORITY) * _ARRIVALS + self._arrivals + 1
         waiting = self.waiting
         keys = len(self._groups)
@@ -303,6 +328,8 @@ class PendingQueue:
             more, their deadlines being past or their callers gone. The batch is
             empty where nothing (alive) waits.
         """
+        if self.fresh:
+            self.sort_in()
         expired: list[Pending] = []
         batch: list[Pending] = []
         rows = known = 0
@@ -328,12 +355,30 @@ class PendingQueue:
             self.bytes -= size
         return batch, rows, expired
 
+    def take_fresh(
+        self, max_rows: int, now: float
+    ) -> tuple[list[Pending], int, list[Pending]] | None:
+        """Do as `take` where nobody waits but fresh entries; None where others do.
+
+        Saves what it takes to sort in and out again: 0.6 us an entry.
+        """
+        if self._groups:
+            return None
+        expired: list[Pending] = []
+        batch, rows, _ = _fill(self.fresh, max_rows, now, expired)
+        del self.fresh[: len(batch) + len(expired)]
+        return batch, rows, expired
+
     def only_from(self, port: LoopPort) -> bool:
         """Tell whether nobody waits but requests of this event loop."""
-        return all(entry.port is port for group in self._groups.values() for entry in group)
+        groups = (self.fresh, *self._groups.values())
+        return all(entry.port is port for group in groups for entry in group)
 
     def first_deadline(self) -> float:
-        """Return the earliest deadline of all that wait; infinity where nobody has one."""
+        """Return the earliest deadline of all that wait; infinity where nobody has one.
+
+        A fresh entry has none.
+        """
         return min(
             (
                 pending.deadline
@@ -346,6 +391,8 @@ class PendingQueue:
 
     def drain(self) -> list[Pending]:
         """Take everything out, in order."""
+        if self.fresh:
+            self.sort_in()
         everything = sorted(
             (pending for group in self._groups.values() for pending in group), key=_ORDER
         )

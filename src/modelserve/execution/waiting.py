@@ -80,8 +80,7 @@ class Awaited(Expiring):
         if self.timer is not None:
             self.timer.cancel()
         if self.error is None:
-            assert self.outputs is not None
-            future.set_result(self.outputs)
+            future.set_result(self.outputs)  # type: ignore[arg-type]  # there are either
         else:
             future.set_exception(self.error)
 
@@ -113,7 +112,8 @@ class Called(Expiring):
             port, outputs = self.port, self.outputs
             assert port is not None
             assert outputs is not None
-            response = InferResponse(port.model, port.version, outputs, id=self.request.id)
+            response = InferResponse(port.model, port.version, outputs)
+            response.id = self.request.id  # as an argument it would take 0.1 us
             self._tell(self.done, response, None)
 
     def end(self, error: BaseException) -> None:

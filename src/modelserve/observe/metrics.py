@@ -229,13 +229,8 @@ class Metrics:
         protocol = model = version = code = ""
         for x in (*exchanges, _END):
             shared = x.batch
-            alike = (
-                x.code is code
-                and x.version is version
-                and x.model is model
-                and x.protocol is protocol
-            )
-            if alike and shared is batch:
+            # A batch has one model and version.
+            if shared is batch and x.code is code and x.protocol is protocol:
                 count += 1
                 continue
             if count:
@@ -254,7 +249,12 @@ class Metrics:
                 count = 0
             if x is _END:
                 break
-            if not alike:
+            if (
+                x.code is not code
+                or x.version is not version
+                or x.model is not model
+                or x.protocol is not protocol
+            ):
                 protocol, model, version, code = x.protocol, x.model, x.version, x.code
                 cell = self._cells.get((model, version, protocol, code)) or self._open(x)
                 place = cell.series.place

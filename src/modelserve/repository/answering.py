@@ -114,11 +114,16 @@ class Answering:
         exchange = request.exchange
         mine = exchange is None
         if exchange is None:
-            exchange = request.exchange = Exchange("inprocess", request.model, id=request.id)
+            # An id as an argument would take 0.1 us, there or not.
+            exchange = request.exchange = Exchange("inprocess", request.model)
+            exchange.id = request.id
         waiting: Awaited | None = None
         try:
             while True:
-                chosen = self._choose(request)
+                # As `_choose` does: in the usual case no call is made, which saves 0.1 us.
+                entry = None if request.version else self._entries.get(request.model)
+                usual = entry is not None and entry.policy is None and entry.served.default
+                chosen = usual or self._choose(request)
                 exchange.model, exchange.version = chosen.model, chosen.version
                 try:
                     # One coroutine for the whole way: each level would cost 0.1 us.
@@ -133,7 +138,9 @@ class Answering:
                 else:
                     outputs = await waiting.future  # type: ignore[misc]  # there is one then
                 break
-            return InferResponse(chosen.model, chosen.version, outputs, id=request.id)
+            response = InferResponse(chosen.model, chosen.version, outputs)
+            response.id = request.id
+            return response
         except BaseException as error:
             if waiting is not None:
                 waiting.leave()
