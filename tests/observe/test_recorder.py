@@ -53,6 +53,41 @@ def test_total_runs_from_the_start_to_the_record() -> None:
     assert exchange.total == 0.25
 
 
+def test_those_recorded_together_end_at_one_moment_and_are_folded_with_the_next() -> None:
+    clock = Clock()
+    recorder = Recorder([kept := Kept()], clock=clock)
+    first, second = Exchange("http"), Exchange("http")
+    first.started, second.started = clock.now, clock.now + 0.01
+    clock.now += 0.05
+    recorder.record_all([first, second])
+    assert (first.total, second.total) == pytest.approx((0.05, 0.04))
+    recorder.record_all([Exchange("http") for _ in range(70)])
+    assert not kept.folds
+    recorder.record_all([third := Exchange("http")])
+    assert [len(fold) for fold in kept.folds] == [72]
+    recorder.flush()
+    assert kept.folds[1] == [third]
+
+
+def test_those_recorded_together_are_folded_after_the_interval() -> None:
+    clock = Clock()
+    recorder = Recorder([kept := Kept()], clock=clock)
+    recorder.record_all([Exchange("http")])
+    clock.now += 1.0
+    recorder.record_all([Exchange("http")])
+    assert len(kept.all) == 1
+
+
+def test_none_are_recorded_together_while_an_observer_is_eager() -> None:
+    recorder = Recorder([kept := Kept()], clock=Clock())
+    recorder.add(eager := Kept(), eager=True)
+    assert not recorder.record_all([Exchange("http")])
+    recorder.remove(eager)
+    assert recorder.record_all([Exchange("http")])
+    recorder.flush()
+    assert len(kept.all) == 1
+
+
 def test_sixty_four_exchanges_make_a_fold() -> None:
     kept = Kept()
     recorder = Recorder([kept], clock=Clock())

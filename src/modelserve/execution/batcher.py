@@ -43,7 +43,7 @@ from modelserve.execution.nested import (
 )
 from modelserve.execution.ports import LoopPort
 from modelserve.execution.queue import Pending, size_of
-from modelserve.execution.waiting import Awaited, Blocked, Called, Done, Expiring
+from modelserve.execution.waiting import Awaited, Blocked, Called, Done, Expiring, Joined, RecordAll
 from modelserve.messages import InferRequest
 from modelserve.tensors import Tensor
 
@@ -146,13 +146,20 @@ class AdaptiveBatcher(Dispatcher):
             raise
 
     @overload
-    def join(self, request: InferRequest) -> Awaited | None: ...
+    def join(
+        self, request: InferRequest, done: None = None, record: RecordAll | None = None
+    ) -> Joined | None: ...
 
     @overload
     def join(self, request: InferRequest, done: Done) -> Called | None: ...
 
     # One function without calls that could be spared, since most requests for small models take it.
-    def join(self, request: InferRequest, done: Done | None = None) -> Awaited | Called | None:
+    def join(
+        self,
+        request: InferRequest,
+        done: Done | None = None,
+        record: RecordAll | None = None,
+    ) -> Joined | Called | None:
         """Queue a plain request for the loop's next turn, without a lock, if all is as usual.
 
         Usual is a request of one row, just as specified, without anything that would set it apart
@@ -162,6 +169,7 @@ class AdaptiveBatcher(Dispatcher):
         Args:
             request: The request, not validated yet; not of a model's own code (`chain`).
             done: What is to be called; None for a coroutine that awaits the entry's future.
+            record: Closes the coroutine's exchange, if it is answered, with those of its batch.
 
         Returns:
             What `enqueue` or `begin` would; None says that the request is to go that way.
@@ -169,16 +177,17 @@ class AdaptiveBatcher(Dispatcher):
         Raises:
             BatcherClosed: As by `enqueue`.
         """
-        pacing, queue = self.pacing, self._queue
+        queue = self._queue
         fresh = queue.fresh
+        if done is None and not self._crowded:
+            return None
+        if fresh:  # others came in this turn: all is as it was found for the first
+            if len(fresh) >= self._most_fresh:
+                return None
+        elif not self._opens():
+            return None
         if (
-            not self._idle
-            or not pacing.tiny
-            or queue.count
-            or len(fresh) >= self._most_fresh
-            or pacing.holds
-            or pacing.watching
-            or request.deadline is not None
+            request.deadline is not None
             or request.outputs is not None
             or request.priority
             or request.parameters
@@ -191,18 +200,17 @@ class AdaptiveBatcher(Dispatcher):
         port = self._ports.get(loop)
         if port is None:
             return None
-        pending: Awaited | Called
-        if done is not None:
+        pending: Joined | Called
+        if done is None:
+            if port.alone > 0.0:
+                return None
+            pending = Joined(request, perf_counter(), port, port.create_future(), record)
+        else:
             pending = Called(request, request.inputs, 1, None, perf_counter())
             pending.done = done
-        elif port.alone > 0.0:
-            return None
-        else:
-            pending = Awaited(request, request.inputs, 1, None, perf_counter())
-            pending.future = loop.create_future()
-        pending.timer = None
-        pending.port = port
-        pending.queued = True
+            pending.timer = None
+            pending.port = port
+            pending.queued = True
         fresh.append(pending)
         # Asked afterwards: a `close` from now on finds it in the queue.
         if self._closed:
@@ -211,6 +219,16 @@ class AdaptiveBatcher(Dispatcher):
             port.flushing = True
             loop.call_soon(self.flush, port)
         return pending
+
+    def _opens(self) -> bool:
+        """Tell whether plain requests may be queued without a lock from here on."""
+        pacing = self.pacing
+        return bool(
+            self._idle
+            and pacing.tiny
+            and self._most_fresh
+            and not (self._queue.count or pacing.holds or pacing.watching)
+        )
 
     def _turn_away(self, pending: Pending) -> None:
         """Take back what was queued when the batcher was closed already, if it is still there."""

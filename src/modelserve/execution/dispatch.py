@@ -28,7 +28,7 @@ from modelserve.execution.lanes import (
 )
 from modelserve.execution.nested import Run, chain, entered
 from modelserve.execution.pacing import BatchBounds, Pacing
-from modelserve.execution.ports import LoopPort, deliver
+from modelserve.execution.ports import LoopPort, deliver, wake
 from modelserve.execution.queue import BatchKey, Pending, PendingQueue
 from modelserve.execution.waiting import Expiring
 from modelserve.messages import BatchRecord, InferRequest
@@ -169,6 +169,8 @@ class Dispatcher:
             inline=self.traits.inline,
             simple=self.simple,
         )
+        self._crowded = True
+        """Whether several came in the last turn of an event loop; cheaper than its `alone`."""
         self._running = 0
         self._vacant: set[Lane] = set()
         """Lanes that are not idle yet, and whose batch is answered or not taken yet."""
@@ -229,7 +231,7 @@ class Dispatcher:
         most = limit = pacing.bounds.most
         now = self.clock()
         if queue.fresh:
-            taken = queue.take_fresh(most, now) if pacing.tiny else None
+            taken = queue.take_fresh(most) if pacing.tiny else None
             if taken is not None:
                 return self._taken(*taken, "full" if taken[1] >= most > 1 else reason)
             queue.sort_in()
@@ -444,6 +446,7 @@ class Dispatcher:
                 # A caller that had the turn to itself may do without: saves 8 of 20 us.
                 single = len(batch.entries) == 1 and self._alone
                 port.alone = _LONGEST_ALONE if single else 0.0
+                self._crowded = not single
                 return
             port.alone = 0.0
             if batch is None:
@@ -480,7 +483,7 @@ class Dispatcher:
                     self._note_drained()
             if following is not None:
                 self._start(lane, following)
-            deliver(batch.entries, port)
+            wake(batch.entries, port)
 
     # ------------------------------------------------------------------ on a caller's thread
 

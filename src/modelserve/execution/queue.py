@@ -355,19 +355,30 @@ class PendingQueue:
             self.bytes -= size
         return batch, rows, expired
 
-    def take_fresh(
-        self, max_rows: int, now: float
-    ) -> tuple[list[Pending], int, list[Pending]] | None:
+    def take_fresh(self, max_rows: int) -> tuple[list[Pending], int, list[Pending]] | None:
         """Do as `take` where nobody waits but fresh entries; None where others do.
 
         Saves what it takes to sort in and out again: 0.6 us an entry.
         """
         if self._groups:
             return None
+        batch = self.fresh[:max_rows]
+        del self.fresh[: len(batch)]
         expired: list[Pending] = []
-        batch, rows, _ = _fill(self.fresh, max_rows, now, expired)
-        del self.fresh[: len(batch) + len(expired)]
-        return batch, rows, expired
+        port: LoopPort | None = None
+        for pending in batch:
+            pending.queued = False
+            future = pending.future
+            if future is not None and future.done():  # cancelled in this very turn
+                expired.append(pending)
+            elif pending.port is not port:
+                port = pending.port
+                if port is not None and port.loop.is_closed():
+                    expired.append(pending)
+                    port = None
+        if expired:
+            batch = [pending for pending in batch if pending not in expired]
+        return batch, len(batch), expired
 
     def only_from(self, port: LoopPort) -> bool:
         """Tell whether nobody waits but requests of this event loop."""

@@ -8,19 +8,26 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Coroutine
-from typing import Any, TypeAlias
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from modelserve.errors import ServeError
 from modelserve.execution.queue import Pending
-from modelserve.messages import InferRequest, InferResponse
+from modelserve.messages import Exchange, InferRequest, InferResponse
+from modelserve.tensors import Tensor
 
-__all__ = ["Awaited", "Blocked", "Called", "Done", "TaskTicket", "code_of"]
+if TYPE_CHECKING:
+    from modelserve.execution.ports import LoopPort
+
+__all__ = ["Awaited", "Blocked", "Called", "Done", "Joined", "RecordAll", "TaskTicket", "code_of"]
 
 _log = logging.getLogger("modelserve.execution")
 
 Done: TypeAlias = Callable[[InferResponse | None, BaseException | None], None]
 """Takes a response or an error; see `protocols.Servable`."""
+
+RecordAll: TypeAlias = Callable[[Sequence[Exchange]], bool]
+"""Closes exchanges that end at the same moment; or tells that each is to be closed by itself."""
 
 
 def code_of(error: BaseException) -> str:
@@ -88,6 +95,50 @@ class Awaited(Expiring):
         """Wake the coroutine with an error."""
         if self.future is not None and not self.future.done():
             self.future.set_exception(error)
+
+
+class Joined(Awaited):
+    """A coroutine awaits `future`, for a plain request of one row that came by `join`.
+
+    What is the same in all of them stands in the class, where it takes no time: 0.1 us less.
+
+    Args:
+        request: The request.
+        enqueued: When it came; a point of `time.perf_counter()`.
+        port: The end of its batcher in the running loop.
+        future: What the coroutine awaits.
+        record: What closes its exchange together with those of its batch, just before it is woken;
+            None where somebody else closes it, or it is closed.
+    """
+
+    __slots__ = ("record",)
+
+    # In the place of attributes of instances; nobody writes to them.
+    rows = 1
+    deadline = None
+    chain = ()
+    key = None
+    cost = 0
+    run = None
+    timer = None
+
+    def __init__(
+        self,
+        request: InferRequest,
+        enqueued: float,
+        port: LoopPort,
+        future: asyncio.Future[Mapping[str, Tensor]],
+        record: RecordAll | None,
+    ) -> None:
+        self.request = request
+        self.inputs = request.inputs
+        self.enqueued = enqueued
+        self.port = port
+        self.future = future
+        self.outputs = None
+        self.error = None
+        self.queued = True
+        self.record = record
 
 
 class Called(Expiring):

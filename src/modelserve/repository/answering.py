@@ -18,7 +18,8 @@ from typing import Any, Final
 
 from modelserve.errors import LoadError, ServeError
 from modelserve.execution.batcher import BatcherClosed
-from modelserve.execution.waiting import Awaited, Done, code_of
+from modelserve.execution.nested import chain
+from modelserve.execution.waiting import Awaited, Done, Joined, RecordAll, code_of
 from modelserve.messages import Exchange, InferRequest, InferResponse, Parameters
 from modelserve.protocols import Ticket
 from modelserve.repository.control import Control
@@ -39,10 +40,12 @@ class Answering:
     Attributes:
         classifies: It answers `classification` itself.
         record: Takes closed exchanges.
+        record_all: Takes exchanges that end at the same moment.
     """
 
     classifies: Final = True
     record: Callable[[Exchange], None]
+    record_all: RecordAll
     _control: Control
     _entries: Mapping[str, ModelEntry]
 
@@ -127,7 +130,12 @@ class Answering:
                 exchange.model, exchange.version = chosen.model, chosen.version
                 try:
                     # One coroutine for the whole way: each level would cost 0.1 us.
-                    waiting = chosen.enqueue(request)
+                    waiting = None
+                    if not chain.get():
+                        record = self.record_all if mine else None
+                        waiting = chosen.batcher.join(request, None, record)
+                    if waiting is None:
+                        waiting = chosen.enqueue(request)
                     if waiting is None:
                         outputs = await chosen.infer(request)
                         break
@@ -149,7 +157,8 @@ class Answering:
         finally:
             if mine:
                 request.exchange = None  # the request may be sent again
-                self.record(exchange)
+                if waiting.__class__ is not Joined or waiting.record is not None:
+                    self.record(exchange)  # otherwise it was with the others of its batch
 
     def begin(self, request: InferRequest, done: Done) -> Ticket:
         """Answer one request by calling `done`, without a coroutine; see `protocols.Servable`.

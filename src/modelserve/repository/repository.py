@@ -86,6 +86,7 @@ class ModelRepository(Answering):
         self.metrics = Metrics()
         self._recorder = Recorder([self.metrics, *observers])
         self.record = self._recorder.record
+        self.record_all = self._recorder.record_all
         self.log_settings = LogSettings(self._recorder)
         """What is logged: levels, and a line per request."""
         self.trace_settings = TraceSettings(self._recorder)

@@ -207,9 +207,6 @@ class ModelVersion:
         """
         if chain.get():
             return None
-        joined = self.batcher.join(request)
-        if joined is not None:
-            return joined
         rows = self._plain_rows(request.inputs)
         if 0 < rows <= self._most_plain and request.outputs is None:
             return self.batcher.enqueue(request, request.inputs, rows, True)
