@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 import onnx_models
 from modelserve.codecs._plans import FRAMES, HEADS
+from modelserve.errors import DeadlineExceeded, Overloaded, ServeError
 from modelserve.messages import Exchange
 from modelserve.repository.repository import ModelRepository
 from modelserve.security.authentication import APIKeys
@@ -148,3 +150,92 @@ def test_cancelled_request_is_passed_over(repository: ModelRepository) -> None:
     found = asyncio.run(main())
     assert isinstance(found[1], asyncio.CancelledError)
     assert [found[number].status_code for number in (0, 2, 3)] == [200] * 3
+
+
+class Busy(ModelRepository):
+    """Has no time for what is to be answered within a second; "add" is known."""
+
+    late_calls = 0
+
+    def late(self, model: str, version: str, deadline: float) -> ServeError | None:
+        self.late_calls += 1
+        left = deadline - time.monotonic()
+        if model != "add" or left > 1:
+            return None
+        if left > 0.25:
+            return Overloaded('the "answer" would take 2 s', retry_after=2.2)
+        return DeadlineExceeded("it is over")
+
+
+@pytest.fixture
+def busy() -> Iterator[Busy]:
+    with Busy() as made:
+        made.add("add", onnx_models.add_one(), max_batch_size=8)
+        for size in (1, 2, 4, 8) * 40:
+            made._entries["add"].default.batcher.pacing.learn(size, 2e-6)
+        yield made
+
+
+def timed(timeout: int) -> bytes:
+    """A body that says first how many microseconds it has."""
+    return b'{"parameters":{"timeout":%d},' % timeout + body(1, 2, 3, 4)[1:]
+
+
+def test_what_is_late_is_refused_as_it_is_one_by_one(busy: Busy) -> None:
+    requests: list[tuple[bytes, dict[str, str]]] = [
+        (timed(500_000), {}),
+        (timed(1), {}),
+        (timed(60_000_000), {}),
+        (body(1, 2, 3, 4), {}),
+        (b'{"parameters":{"timeout":1}', {}),
+        (timed(500_000), {"x-request-id": "given"}),
+    ]
+    seen: list[Exchange] = []
+    together, some = post_all(busy, requests, record=seen.append)
+    gathered = {(x.code, x.bytes_in, x.bytes_out, x.rows, x.version) for x in seen}
+    seen.clear()
+    apart, none = post_all(busy, requests, gather=False, record=seen.append)
+    assert told(together) == told(apart)
+    assert gathered == {(x.code, x.bytes_in, x.bytes_out, x.rows, x.version) for x in seen}
+    assert len(seen) == len(requests) * ROUNDS
+    assert [answer.status_code for answer in together] == [503, 504, 200, 200, 504, 503]
+    for answers in (together, apart):
+        assert [answer.headers.get("retry-after") for answer in answers][:3] == ["3", None, None]
+        assert answers[0].json() == {"error": 'the "answer" would take 2 s'}
+    assert len({answer.headers["x-request-id"] for answer in together}) == len(requests)
+    assert some > 0
+    assert none == 0
+
+
+def test_who_may_not_ask_is_not_told_that_it_is_late(busy: Busy) -> None:
+    key, hashed = APIKeys.generate()
+    seen: list[Exchange] = []
+    requests = [(timed(1), {"x-api-key": key}), (timed(1), {})]
+    keys = APIKeys({"ada": (hashed, {"infer"})})
+    answers, _ = post_all(busy, requests, record=seen.append, authenticator=keys)
+    assert [answer.status_code for answer in answers] == [504, 401]
+    assert {(x.principal, x.code) for x in seen} == {
+        ("ada", "DEADLINE_EXCEEDED"),
+        ("", "UNAUTHENTICATED"),
+    }
+
+
+def hold_up(seconds: float) -> None:
+    time.sleep(seconds)
+
+
+def test_time_counts_from_when_a_request_came(repository: ModelRepository) -> None:
+    async def main() -> int:
+        app = ASGIApp(repository)
+        transport = httpx.ASGITransport(app=app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://host") as client:
+            # It stands in the list when the loop is held up for longer than it has.
+            task = asyncio.create_task(client.post(INFER, content=timed(10_000)))
+            for _ in range(100):
+                await asyncio.sleep(0)
+                if any(each._arrivals for each in app._gatherings.values()):
+                    break
+            hold_up(0.02)
+            return (await task).status_code
+
+    assert asyncio.run(main()) == 504

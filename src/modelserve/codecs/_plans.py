@@ -81,12 +81,13 @@ def _own(text: bytes) -> _Own:
     return match.end(), name, 0, _AFTER_ID
 
 
-def opening_timeout(body: Buffer) -> float | None:
+def opening_timeout(body: Buffer, start: int = 0) -> float | None:
     """Return the seconds that a timeout in a body's opening says, or None."""
-    if type(body) is not bytes or not body.startswith(OPENINGS):
+    if type(body) is not bytes or not body.startswith(OPENINGS, start):
         return None
-    timeout = _own(body)[2]
-    return timeout / _MICROSECOND if timeout else None
+    match = _OPENING.match(body, start)
+    timeout = None if match is None else match[2]
+    return int(timeout) / _MICROSECOND if timeout else None
 
 
 def _document(rest: bytes, own: _Own) -> Any:

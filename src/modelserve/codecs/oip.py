@@ -222,15 +222,16 @@ def _raw_shape(spec: TensorSpec, size: int, batched: bool, place: str) -> tuple[
     return tuple(shape)
 
 
-def peek_timeout(body: Buffer) -> float | None:
+def peek_timeout(body: Buffer, start: int = 0) -> float | None:
     """Return the seconds a request's parameter `timeout` gives, where it stands first in the body.
 
     For a transport that refuses what is too late before it reads the rest. None says nothing.
 
     Args:
         body: The body; its JSON part, where binary data follows it, is at its beginning.
+        start: Where it begins in what is given as the body.
     """
-    return opening_timeout(body)
+    return opening_timeout(body, start)
 
 
 def decode_response(body: Buffer, *, header_length: int | str | None = None) -> InferResponse:

@@ -387,14 +387,27 @@ class AdaptiveBatcher(Dispatcher):
             DeadlineExceeded: It is past.
             Overloaded: What runs and waits would not be done by then.
         """
-        left = self._check_deadline(deadline)
+        error = self.late(deadline)
+        if error is not None:
+            raise error
+
+    def late(self, deadline: float) -> ServeError | None:
+        """Return what `check` would raise; None where that is nothing."""
+        left = deadline - self.clock()
+        if left <= 0:
+            return self._come_too_late()
         if left >= _LONGEST_TIMER or self.simple or self._idle:
-            return
+            return None
         with self._lock:
-            self._judge(_ONE_ROW, left)
+            return self._judged(_ONE_ROW, left)
 
     def _judge(self, pending: Pending, left: float) -> None:
         """Refuse a request that would not be answered in time, as far as that can be known."""
+        error = self._judged(pending, left)
+        if error is not None:
+            raise error
+
+    def _judged(self, pending: Pending, left: float) -> Overloaded | None:
         pacing = self.pacing
         now = perf_counter()
         shape = self._shape(pending.key)
@@ -403,10 +416,10 @@ class AdaptiveBatcher(Dispatcher):
         if self._queue:
             ahead = self._queue.ahead(pending.request.priority, pacing.best(shape))
         if pacing.admits(now, left, ahead, size, shape):
-            return
+            return None
         finish = pacing.finish_in(now, ahead, size, shape)
         wait = left if finish is None else finish.expected
-        raise Overloaded(
+        return Overloaded(
             f'model "{self.model}": the answer would take {wait:.3g} s, and the deadline is in '
             f"{left:.3g} s",
             retry_after=wait,
@@ -548,7 +561,10 @@ class AdaptiveBatcher(Dispatcher):
     def _check_deadline(self, deadline: float) -> float:
         left = deadline - self.clock()
         if left <= 0:
-            raise DeadlineExceeded(
-                f'model "{self.model}": the deadline passed before the request came'
-            )
+            raise self._come_too_late()
         return left
+
+    def _come_too_late(self) -> DeadlineExceeded:
+        return DeadlineExceeded(
+            f'model "{self.model}": the deadline passed before the request came'
+        )

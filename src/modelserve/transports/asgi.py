@@ -314,6 +314,10 @@ class _Asker:
             kind = JSON if json_size is None else BINARY
             self._outcome.set_result(Reply(200, kind, [body], len(body), id, json_size))
 
+    def refuse_gathered(self, reply: Reply) -> None:
+        if not self._outcome.done():
+            self._outcome.set_result(reply)
+
     def serve_gathered(self, arrival: Arrival) -> None:
         if not self._outcome.done():
             self._outcome.set_result(None)

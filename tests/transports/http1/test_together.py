@@ -6,6 +6,7 @@ import re
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
+from time import monotonic
 from typing import Any, Final
 
 import numpy as np
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 import onnx_models
 from modelserve.codecs._plans import FRAMES, HEADS
+from modelserve.errors import Overloaded, ServeError
 from modelserve.messages import Exchange, InferRequest
 from modelserve.protocols import Choice
 from modelserve.repository.repository import ModelRepository
@@ -297,6 +299,28 @@ def test_what_is_no_number_is_null(repository: ModelRepository) -> None:
     body, head = in_binary(row, "FP32")
     found = check_alike(repository, [message(body, binary=head)] * 3, 3)
     assert b'"data":[null,null,null,1.0]' in found[0]
+
+
+class Hurried(ModelRepository):
+    """Takes every deadline for one that cannot be kept, but for those of minutes."""
+
+    def late(self, model: str, version: str, deadline: float) -> ServeError | None:
+        left = deadline - monotonic()
+        return None if left > 60 else Overloaded(f"late for {model!r}", retry_after=2)
+
+
+def test_what_is_late_is_refused_in_the_same_bytes() -> None:
+    with ModelRepository() as plain, Hurried() as repository:
+        for each in (plain, repository):
+            each.add("add", onnx_models.add_one(), max_batch_size=16)
+        rest = in_json([1.0, 2.0, 3.0, 4.0])[1:]
+        late = message(b'{"parameters":{"timeout":9},' + rest)
+        messages = [GOOD, late, message(b'{"parameters":{"timeout":100000000},' + rest), late]
+        found = check_alike(repository, messages, 1)
+        assert [answer[9:12] for answer in found] == [b"200", b"503", b"200", b"503"]
+        assert found[1].endswith(b'{"error":"late for \'add\'"}')
+        assert b"retry-after: 2\r\n" in found[1]
+        assert answers(plain, messages[::2])[0] == found[0:3:2]
 
 
 # Who is not as usual goes their own way, and nobody is touched by it

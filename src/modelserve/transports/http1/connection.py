@@ -363,6 +363,12 @@ class Connection(asyncio.Protocol):
         self._transport.write(self._server.replies.whole(id, body, json_size))
         self._go_idle()
 
+    def refuse_gathered(self, reply: Reply) -> None:
+        """Write the refusal of a request that was gathered, and go on to the next."""
+        head = self._server.replies.head(reply, keep=True, old=False)
+        self._transport.write(head + reply.body[0])
+        self._go_idle()
+
     def _done(self, task: asyncio.Task[Reply]) -> None:
         if self._task is not task:
             if not task.cancelled() and task.exception() is None:
