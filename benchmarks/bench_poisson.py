@@ -159,7 +159,9 @@ def ours(session: InferenceSession, row: Arrays) -> Batcher:
         batcher.run_at_load(InferRequest("m", inputs), inputs, rows)
 
     async def submit(inputs: Arrays) -> Arrays:
-        return await batcher.submit(InferRequest("m", inputs), inputs, 1)
+        # Found to be plain, as the repository finds them.
+        plain = session.signature.rows_of(inputs) == 1
+        return await batcher.submit(InferRequest("m", inputs), inputs, 1, plain)
 
     return Batcher(OURS, submit, partial(batcher.close, drain=5.0))
 

@@ -118,7 +118,7 @@ class AdaptiveBatcher(Dispatcher):
         return pending.result()
 
     async def submit(
-        self, request: InferRequest, inputs: Mapping[str, Tensor], rows: int
+        self, request: InferRequest, inputs: Mapping[str, Tensor], rows: int, plain: bool = False
     ) -> Mapping[str, Tensor]:
         """Run a validated request and return its outputs.
 
@@ -126,6 +126,7 @@ class AdaptiveBatcher(Dispatcher):
             request: The request.
             inputs: Its inputs as `Signature.validate` returned them.
             rows: Their rows.
+            plain: As for `enqueue`.
 
         Raises:
             QueueFull: Too much waits already.
@@ -135,7 +136,7 @@ class AdaptiveBatcher(Dispatcher):
         asking = chain.get()
         if asking:
             return await self._submit_nested(request, inputs, rows, asking)
-        pending = self.enqueue(request, inputs, rows)
+        pending = self.enqueue(request, inputs, rows, plain)
         if pending.outputs is not None:
             return pending.outputs
         assert pending.future is not None

@@ -381,7 +381,8 @@ class Pacing:
         Args:
             run: What `start` returned.
             now: When its lane is free again.
-            seconds: How long the model ran; None where it failed or the time says nothing.
+            seconds: How long the model ran; None where it failed, the time says nothing, or
+                `judge` is told of it later.
         """
         self._running.remove(run)
         self._free_since = now
@@ -389,14 +390,18 @@ class Pacing:
         size = run.size
         self._typical += 0.1 * (size - self._typical)
         if seconds is not None:
-            self.learn(size, seconds, run.key)
-            if self._may_inline and seconds < _INLINE_BELOW:
-                self.brief = True
-            besides = now - run.at - seconds
-            besides = 0.0 if besides < 0 else min(besides, seconds + 2 * self._overhead)
-            self._overhead += 0.1 * (besides - self._overhead)
+            self.judge(run, now, seconds)
         if self._may_gather:
             self._watch(run, now)
+
+    def judge(self, run: Started, now: float, seconds: float) -> None:
+        """Learn from what a batch took; part of `finish`, or after it."""
+        self.learn(run.size, seconds, run.key)
+        if self._may_inline and seconds < _INLINE_BELOW:
+            self.brief = True
+        besides = now - run.at - seconds
+        besides = 0.0 if besides < 0 else min(besides, seconds + 2 * self._overhead)
+        self._overhead += 0.1 * (besides - self._overhead)
 
     def learn(self, size: int, seconds: float, key: Hashable = None) -> None:
         """Take note of what a run took, one outside of all lanes included."""

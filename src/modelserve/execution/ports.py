@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from modelserve.execution.queue import Pending
@@ -17,7 +18,7 @@ from modelserve.messages import Exchange
 if TYPE_CHECKING:
     from modelserve.execution.dispatch import Dispatcher
 
-__all__ = ["LoopPort", "deliver", "wake"]
+__all__ = ["LoopPort", "deliver", "hand_over", "wake"]
 
 
 class LoopPort:
@@ -59,14 +60,26 @@ class LoopPort:
         self.alone = 0.0
         """Seconds for which requests may still run where they are made, without a turn."""
 
-    def post(self, entries: Sequence[Pending]) -> None:
-        """Settle entries on the loop's thread, from any other: one wake-up for all of them."""
+    def post(
+        self, entries: Sequence[Pending], settle: Callable[..., None] | None = None, *more: Any
+    ) -> bool:
+        """Settle entries on the loop's thread, from any other: one wake-up for all of them.
+
+        Args:
+            entries: The entries.
+            settle: Does it, instead of `deliver`, given the entries, this port and `more`.
+            more: See `settle`.
+
+        Returns:
+            Whether there is anybody left to be told; not where the loop was closed meanwhile.
+        """
         try:
-            self.loop.call_soon_threadsafe(deliver, entries, self)
+            self.loop.call_soon_threadsafe(settle or deliver, entries, self, *more)
         except RuntimeError:
             if not self.loop.is_closed():
                 raise
-            # Nobody is left to be told: the loop ended while its requests ran.
+            return False
+        return True
 
     def set_timers(self, entries: Sequence[Expiring]) -> None:
         """Set a timer for every one of these requests that is still to be answered in time."""
@@ -98,6 +111,33 @@ def deliver(entries: Sequence[Pending], here: LoopPort | None) -> None:
             raise
     for port, theirs in elsewhere.items():
         port.post(theirs)
+
+
+def hand_over(entries: Sequence[Pending], longest: float) -> None:
+    """Do as `deliver` from a thread with more to run, and let the event loop tell them first.
+
+    Where both share a core, or only the interpreter's lock, a run that began at once would keep
+    those who are answered waiting for their answers.
+
+    Args:
+        entries: Requests that are answered.
+        longest: Seconds to wait for the loop, at most.
+    """
+    port = entries[0].port
+    if port is None or any(entry.port is not port for entry in entries):
+        deliver(entries, None)
+        return
+    told = Lock()
+    told.acquire()
+    if port.post(entries, _tell, told):
+        told.acquire(timeout=longest)
+
+
+def _tell(entries: Sequence[Pending], here: LoopPort, told: Lock) -> None:
+    try:
+        deliver(entries, here)
+    finally:
+        told.release()
 
 
 def wake(entries: Sequence[Pending], here: LoopPort) -> None:
