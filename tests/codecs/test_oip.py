@@ -816,6 +816,15 @@ def test_json_and_binary_inputs_go_together() -> None:
 # What becomes of parameters
 
 
+@pytest.mark.parametrize("data", [{}, {"data": None}])
+def test_binary_tensor_without_elements_needs_no_header(data: Any) -> None:
+    tensor = {"name": "x", "datatype": "FP32", "shape": [0, 2], **data}
+    body = json.dumps({"inputs": [{**tensor, "parameters": {"binary_data_size": 0}}]}).encode()
+    for _ in range(3):
+        request = oip.decode_request(body, model="m")
+        assert request.inputs["x"].shape == (0, 2)
+
+
 def test_timeout_becomes_a_deadline() -> None:
     before = monotonic()
     request = decode(with_member(parameters={"timeout": 2_000_000}))
