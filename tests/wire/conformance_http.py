@@ -56,7 +56,7 @@ def paths() -> Iterator[Row]:
             ask = get(f"{method} {path}", path, method=method)
             yield refused(ask, f"expected POST, got {method}", status=405)
     for name, path in (
-        ("nothing", "/"),
+        ("nothing known", "/nope"),
         ("another version of the protocol", "/v3"),
         ("capitals", "/V2/models/add_one"),
         ("no model", "/v2/models//infer"),
