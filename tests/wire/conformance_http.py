@@ -214,7 +214,7 @@ def http() -> Iterator[Row]:
     yield refused(infer("body too large", large), "", "bytes", status=413)
     ask = infer("body too large, in chunks", large, chunks=(500_000, 1_000_000))
     yield refused(ask, "", "bytes", status=413)
-    for path in ("/v2/repository/index", "/v2/repository/models/line/load"):
+    for path in ("/v2/repository/index", "/v2/repository/models/line/unload"):
         yield refused(post(f"too large for {path}", path, b" " * 70_000), "", "bytes", status=413)
     for coding in (
         "gzip",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import chain
+from multiprocessing.shared_memory import SharedMemory
 from typing import Any, Final
 
 import numpy as np
@@ -27,6 +29,9 @@ from wire.golden_asks import (
 )
 from wire.golden_faults import compression, malformed, wrong_binary, wrong_values
 from wire.golden_models import DATATYPES
+
+REGION: Final = "golden-tensors"
+"""Name of shared memory on the machine."""
 
 
 def server() -> Iterable[Ask]:
@@ -468,6 +473,50 @@ def shared_memory() -> Iterable[Ask]:
     yield infer("infer_output_unknown_region", said(outputs=output))
 
 
+def shared_memory_used() -> Iterable[Ask]:
+    """A region that is there: see `region`. In this order."""
+    status = "/v2/systemsharedmemory/status"
+    register = "/v2/systemsharedmemory/region/t/register"
+    whole = json.dumps({"key": f"/{REGION}", "offset": 0, "byte_size": 64}).encode()
+
+    def part(offset: int, size: int = 16, name: str = "t") -> dict[str, Any]:
+        found = {"shared_memory_region": name, "shared_memory_byte_size": size}
+        return found | ({"shared_memory_offset": offset} if offset else {})
+
+    def into(offset: int, size: int = 16, **more: Any) -> list[Any]:
+        return [{"name": "y", "parameters": {**part(offset, size), **more}}]
+
+    yield post("register", register, whole)
+    yield get("status", status)
+    yield get("status_of_region", "/v2/systemsharedmemory/region/t/status")
+    yield post("register_again", register, whole)
+    yield infer("in", said(given(data=None, **part(0))))
+    yield infer("in_at_offset", said(given(data=None, **part(16))))
+    yield infer("in_as_binary", said(given(data=None, **part(0)), outputs=into(32, 16)))
+    yield infer("back", said(given(data=None, **part(32))))
+    yield infer("out", said(outputs=into(48)))
+    yield infer("back_again", said(given(data=None, **part(48))))
+    yield infer("out_and_binary", said(outputs=into(48, binary_data=True)))
+    yield infer("out_larger_than_needed", said(outputs=into(16, 48)))
+    yield infer("in_too_small", said(given(data=None, **part(0, 12))))
+    yield infer("in_too_large", said(given(data=None, **part(0, 20))))
+    yield infer("in_beyond", said(given(data=None, **part(56))))
+    yield infer("out_too_small", said(outputs=into(0, 8)))
+    yield infer("out_beyond", said(outputs=into(56)))
+    yield infer("in_unknown", said(given(data=None, **part(0, name="nope"))))
+    yield infer("in_and_data", said(given(**part(0))))
+    offset_text = part(0) | {"shared_memory_offset": "0"}
+    yield infer("in_offset_text", said(given(data=None, **offset_text)))
+    without_size = {"shared_memory_region": "t"}
+    yield infer("in_without_size", said(given(data=None, **without_size)))
+    beyond = json.dumps({"key": f"/{REGION}", "offset": 0, "byte_size": 1 << 30}).encode()
+    yield post("register_beyond", "/v2/systemsharedmemory/region/u/register", beyond)
+    yield post("unregister", "/v2/systemsharedmemory/region/t/unregister")
+    yield get("status_after", status)
+    yield infer("in_after", said(given(data=None, **part(0))))
+    yield post("unregister_all", "/v2/systemsharedmemory/unregister")
+
+
 def settings() -> Iterable[Ask]:
     """Logging and trace settings."""
     for kind, path in (("logging", "/v2/logging"), ("trace", "/v2/trace/setting")):
@@ -501,10 +550,23 @@ GROUPS: Final = (
     config,
     statistics,
     shared_memory,
+    shared_memory_used,
     settings,
     # Last: it changes what the others ask.
     control,
 )
+
+
+@contextmanager
+def region() -> Iterator[None]:
+    """Have the shared memory that requests name: 16 floats, 0 to 15."""
+    memory = SharedMemory(REGION, create=True, size=64)
+    try:
+        memory.buf[:64] = np.arange(16, dtype=np.float32).tobytes()
+        yield
+    finally:
+        memory.close()
+        memory.unlink()
 
 
 def corpus() -> dict[str, list[Ask]]:

@@ -29,7 +29,7 @@ from wire import golden_calls
 from wire.golden_asks import Ask
 from wire.golden_client import send
 from wire.golden_models import MODELS, Model, Spec
-from wire.golden_requests import corpus
+from wire.golden_requests import corpus, region
 
 HERE = Path(__file__).parent
 PORT = 18100
@@ -199,7 +199,8 @@ def record(triton: Triton) -> None:
     with urllib.request.urlopen(f"{triton.url}/v2") as answer:
         version = json.load(answer)["version"]
     for group, asks in corpus().items():
-        recorded = {ask.name: {"request": ask.shown(), **triton.ask(ask)} for ask in asks}
+        with region():
+            recorded = {ask.name: {"request": ask.shown(), **triton.ask(ask)} for ask in asks}
         _save(group, version, recorded)
         print(f"{group}: {len(recorded)}", flush=True)
     outcomes = golden_calls.outcomes(triton.url)

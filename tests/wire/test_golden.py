@@ -24,7 +24,7 @@ from modelserve.transports.asgi import ASGIApp
 from modelserve.transports.serving import HTTPServer
 from wire import golden_calls, golden_repository
 from wire.golden_client import Answer, send
-from wire.golden_requests import corpus
+from wire.golden_requests import corpus, region
 
 GOLDEN: Final = Path(__file__).parent / "golden"
 CORPUS: Final = corpus()
@@ -62,6 +62,8 @@ ORDER = "outputs come in the order in which they were asked for"
 JSON_NUMBERS = "JSON has no NaN and no infinity: refused in requests, null in answers"
 UNASKED = "an answer is compressed unasked only where it pays; one coding alone asks for it"
 ROWS_APART = "rows of a model that does not batch, and says it takes any number, stay apart"
+IN_BODY = "404 is for what a path names, and this is in the body"
+NO_GPU = "handles of GPU memory are not taken"
 SEVERAL = "an error has the status of an error"
 SECRETS = "what a model's exception says stays on the server"
 
@@ -85,7 +87,6 @@ DIFFERENCES: Final = (
     Difference("metadata/*_head_unknown", 405, 404, HEAD),
     Difference("*_slash", 404, 200, SLASH),
     Difference("server/server*", 200, 200, "another server", {"name": "modelserve"}),
-    Difference("server/root", 404, 200, "KServe's first protocol tells here that it is alive"),
     Difference("server/models", 404, 200, "the list of models, as KServe's servers have it"),
     Difference("metadata/no_model", 404, 200, "the list of models, as KServe's servers have it"),
     Difference("server/unknown_method", 405, 400, "no method that HTTP knows", "method"),
@@ -170,6 +171,13 @@ DIFFERENCES: Final = (
     Difference("control/*_unknown", 500, 404, NOT_READY),
     Difference("control/unload_unknown", 200, 404, NOT_READY),
     Difference("control/load_list", 200, 400, STRICT, "expected a JSON object"),
+    # Shared memory.
+    Difference("shared_memory*/*", 500, 400, CLIENTS_FAULT),
+    Difference("shared_memory/cuda_register_*", 500, 501, NO_GPU, "GPU memory"),
+    Difference("shared_memory/cuda_register_object", 400, 501, NO_GPU, "GPU memory"),
+    Difference("shared_memory/infer_*unknown_region", 404, 400, IN_BODY, "there is no region"),
+    Difference("shared_memory_used/in_*", 404, 400, IN_BODY, "there is no region"),
+    Difference("shared_memory_used/out_and_binary", 400, 200, "shared memory comes first"),
     # Settings.
     Difference("settings/*", 500, 400, CLIENTS_FAULT),
     Difference("settings/*_empty", 500, 200, "an empty body changes nothing"),
@@ -196,17 +204,11 @@ DIFFERENCES: Final = (
 RUNTIME: Final = ("platform", "backend", "default_model_filename")
 MISSING: Final = object()
 
-# Recorded, and not held against us yet.
-PENDING: Final = ("shared_memory/*",)
-
-
 # Calls of Triton's client whose outcome is another one here: status, value, reason.
 CALLS_THAT_DIFFER: Final = {
     "load_unknown": ("404", None, NOT_READY),
     "statistics_of_unknown": ("404", None, NOT_READY),
 }
-
-PENDING_CALLS: Final = (*("shared_memory", "shared_memory_unregister"),)
 
 
 # ------------------------------------------------------------------ answers
@@ -238,7 +240,11 @@ def url(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def answers(url: str) -> Mapping[tuple[str, str], Answer]:
     """Ask everything once, in the order in which Triton was asked."""
-    return {(group, ask.name): send(url, ask) for group, asks in CORPUS.items() for ask in asks}
+    found = {}
+    for group, asks in CORPUS.items():
+        with region():
+            found.update({(group, ask.name): send(url, ask) for ask in asks})
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -365,8 +371,6 @@ def test_answer_is_triton_s(
     if server == "asgi" and row == "server/unknown_method":
         pytest.skip("uvicorn refuses that itself")
     answer, theirs = answers[group, name], golden(group)[name]
-    if any(fnmatchcase(row, pattern) for pattern in PENDING):
-        pytest.skip("recorded only")
     ours = answer.shown()
     text = ""
     head = theirs["request"]["line"].startswith("HEAD")
@@ -402,8 +406,6 @@ def test_client_s_call_gives_what_it_gives_at_triton(
     name: str, outcomes: Mapping[str, Mapping[str, Any]]
 ) -> None:
     ours, theirs = outcomes[name], golden("tritonclient")[name]
-    if name in PENDING_CALLS:
-        pytest.skip("recorded only")
     assert "aio" not in ours, "the two clients do not agree"
     if name in CALLS_THAT_DIFFER:
         assert (ours.get("status"), ours.get("value")) == CALLS_THAT_DIFFER[name][:2]
