@@ -132,6 +132,15 @@ MODELS = (
         (Spec("text_output", "BYTES", (1,)),),
         streams=True,
     ),
+    # Asked by nothing but what is then counted.
+    Model(
+        "counted",
+        _echo,
+        (Spec("x", "FP32", (1,)),),
+        (Spec("y", "FP32", (1,)),),
+        4,
+        versions=("1", "2"),
+    ),
     Model(
         "exclaims",
         _exclaims,

@@ -49,7 +49,7 @@ def _nodes(name: str) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
         return numpy_helper.from_array(np.array(numbers, np.float32), called)
 
     node = helper.make_node
-    if name.startswith("echo_") or name in ("line", "text", "versions"):
+    if name.startswith("echo_") or name in ("line", "text", "versions", "counted"):
         return [node("Identity", ["x"], ["y"])], []
     if name == "add_one":
         return [node("Add", ["x", "one"], ["y"])], [constant("one", 1)]

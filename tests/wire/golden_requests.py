@@ -432,12 +432,17 @@ def config() -> Iterable[Ask]:
 
 def statistics() -> Iterable[Ask]:
     """Statistics: their form and counts; times are measured anew every time."""
-    text = given("text_input", "BYTES", [1], ["a"])
-    yield infer("asked", said(text), model="exclaims")
+    one, two = given(shape=(1, 1), data=[1]), given(shape=(2, 1), data=[1, 2])
+    yield get("before", "/v2/models/counted/stats")
+    yield infer("one_row", said(one), model="counted")
+    yield infer("another_row", said(one), model="counted")
+    yield infer("two_rows", said(two), model="counted")
+    yield infer("wrong_shape", said(given(shape=(1, 3), data=[1, 2, 3])), model="counted")
+    yield infer("no_json", b"{", model="counted")
+    yield post("first_version", "/v2/models/counted/versions/1/infer", said(one))
+    yield get("after", "/v2/models/counted/stats")
+    yield get("version", "/v2/models/counted/versions/1/stats")
     yield get("all", "/v2/models/stats")
-    for model in ("exclaims", "words", "versions"):
-        yield get(model, f"/v2/models/{model}/stats")
-    yield get("version", "/v2/models/versions/versions/1/stats")
     yield get("unknown", "/v2/models/nope/stats")
     yield get("unknown_version", "/v2/models/versions/versions/9/stats")
     yield get("post", "/v2/models/add_one/stats", method="POST")
