@@ -20,6 +20,7 @@ HEADERS = {f"ce-{name}": value for name, value in EVENT.items()}
 
 
 def test_plain_answers() -> None:
+    assert json.loads(kserve.encode_alive()) == {"status": "alive"}
     assert json.loads(kserve.encode_models(["a", "b"])) == {"models": ["a", "b"]}
     assert json.loads(kserve.encode_ready("a", True)) == {"name": "a", "ready": True}
 

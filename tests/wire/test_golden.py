@@ -87,6 +87,7 @@ DIFFERENCES: Final = (
     Difference("metadata/*_head_unknown", 405, 404, HEAD),
     Difference("*_slash", 404, 200, SLASH),
     Difference("server/server*", 200, 200, "another server", {"name": "modelserve"}),
+    Difference("server/root", 404, 200, "where KServe's clients of version 1 look for liveness"),
     Difference("server/models", 404, 200, "the list of models, as KServe's servers have it"),
     Difference("metadata/no_model", 404, 200, "the list of models, as KServe's servers have it"),
     Difference("server/unknown_method", 405, 400, "no method that HTTP knows", "method"),

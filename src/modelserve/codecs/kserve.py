@@ -24,6 +24,7 @@ __all__ = [
     "STRUCTURED",
     "check_event_headers",
     "decode_event",
+    "encode_alive",
     "encode_event",
     "encode_explanations",
     "encode_models",
@@ -39,6 +40,11 @@ _VERSION: Final = "1.0"
 _REQUIRED: Final = ("id", "source", "type")
 _TYPE: Final = "io.kserve.inference.response"
 _SOURCE: Final = "io.kserve.inference."
+
+
+def encode_alive() -> bytes:
+    """Return the body that says the server is alive."""
+    return dumps({"status": "alive"})
 
 
 def encode_models(names: Iterable[str]) -> bytes:

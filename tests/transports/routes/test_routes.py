@@ -127,7 +127,6 @@ def test_path_has_a_route(method: str, path: str, model: str, version: str, scop
     "path",
     [
         "",
-        "/",
         "/v1",
         "/v2/health",
         "/v2/health/live//",

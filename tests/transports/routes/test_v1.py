@@ -459,6 +459,11 @@ def test_models_are_listed(ask: Answers) -> None:
     assert (response.status_code, response.json()) == (200, {"models": names})
 
 
+def test_server_is_alive(ask: Answers) -> None:
+    response = ask.get("/")
+    assert (response.status_code, response.json()) == (200, {"status": "alive"})
+
+
 def test_binary_event_is_answered_with_one(ask: Answers) -> None:
     response = ask.post(f"{TWO}:predict", {"instances": [2.0]}, headers=EVENT)
     assert (response.status_code, response.json()) == (200, {"predictions": [3.0]})
@@ -556,6 +561,7 @@ def test_kserve_s_own_client_is_content(runner: asyncio.Runner) -> None:
         (
             ("tfserving",),
             {
+                ("GET", "/"): 404,
                 ("GET", "/v2"): 404,
                 ("GET", "/v1/models"): 400,
                 ("POST", "/v1/models/stub:predict"): 200,
@@ -567,6 +573,7 @@ def test_kserve_s_own_client_is_content(runner: asyncio.Runner) -> None:
         (
             ("kserve",),
             {
+                ("GET", "/"): 200,
                 ("GET", "/v2"): 404,
                 ("GET", "/v1/models"): 200,
                 ("POST", "/v1/models/stub:predict"): 200,
@@ -579,6 +586,7 @@ def test_kserve_s_own_client_is_content(runner: asyncio.Runner) -> None:
         (
             ("oip",),
             {
+                ("GET", "/"): 404,
                 ("GET", "/v2"): 200,
                 ("GET", "/v1/models"): 404,
                 ("GET", "/v1/models/stub"): 404,
@@ -786,6 +794,7 @@ def test_caller_needs_the_scope() -> None:
         assert ask("GET", path, headers={"x-api-key": reader}).status_code == 200
     assert ask("GET", "/v1/models", headers={"x-api-key": key}).status_code == 403
     assert ask("GET", "/v1/models", headers={"x-api-key": reader}).status_code == 200
+    assert ask("GET", "/").status_code == 200
 
 
 # Versions, labels and classes of stored models

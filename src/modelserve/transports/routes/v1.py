@@ -160,6 +160,10 @@ async def _no_model(routes: Routes, request: Request, route: Route) -> Reply:
     raise InvalidInput("Missing model name in request.")
 
 
+async def _alive(routes: Routes, request: Request, route: Route) -> Reply:
+    return reply_json(200, kserve.encode_alive(), request)
+
+
 # ---------------------------------------------------------------------- inference
 
 
@@ -350,6 +354,7 @@ def endpoints(protocols: Collection[str]) -> list[Endpoint]:
         ]
     if "kserve" in protocols:
         found += [
+            Endpoint("GET", "", _alive, summary="whether the server is alive"),
             Endpoint("GET", "/v1/models", _models, "read", summary="models that can answer"),
             _infer(f"{_MODEL}:explain", _explain, "explanations of predictions"),
         ]
