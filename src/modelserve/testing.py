@@ -102,7 +102,7 @@ class StubModel:
         self.requests.append(request)
         began = perf_counter_ns()
         try:
-            response = await self._answer(request)
+            response = await self._respond(request)
         except BaseException:
             self._failed = _spent(self._failed, began)
             raise
@@ -110,7 +110,7 @@ class StubModel:
         self._last = time_ns() // 1_000_000
         return response
 
-    async def _answer(self, request: InferRequest) -> InferResponse:
+    async def _respond(self, request: InferRequest) -> InferResponse:
         inputs = request.inputs
         if self.signature.inputs:
             inputs, _ = self.signature.validate(inputs, batched=False)

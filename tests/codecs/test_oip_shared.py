@@ -20,7 +20,7 @@ from modelserve.codecs.shared_memory import (
     decode_registration,
     encode_regions,
 )
-from modelserve.errors import InvalidInput, PayloadTooLarge, Unsupported
+from modelserve.errors import InvalidInput, PayloadTooLarge
 from modelserve.messages import InferRequest, InferResponse
 from modelserve.tensors import DATATYPES, datatype_of, numpy_dtype
 
@@ -320,10 +320,15 @@ def test_wrong_place_of_an_output_is_told_before_anything_runs(parameters: Any, 
     assert text in str(caught.value)
 
 
-def test_classification_is_refused_there_too() -> None:
-    wanted = {"name": "x", "parameters": {**place(), "classification": 2}}
-    with pytest.raises(Unsupported, match="classification: not offered"):
-        decode(asked(wanted), Memory({"r": bytes(4)}))
+def test_classes_go_there_too() -> None:
+    content = asked({"name": "x", "parameters": {**place(size=16), "classification": 2}})
+    memory = Memory({"r": bytes(16)})
+    assert decode(content, memory).output_parameters["x"]["classification"] == 2
+    document, _ = answered(content, memory, {"x": np.array([b"0.5:1"], np.object_)})
+    (output,) = document["outputs"]
+    assert (output["datatype"], output["shape"]) == ("BYTES", [1])
+    assert output["parameters"]["shared_memory_byte_size"] == 9
+    assert memory.regions["r"] == b"\x05\0\0\0" + b"0.5:1" + bytes(7)
 
 
 # Laws

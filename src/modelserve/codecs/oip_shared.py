@@ -41,7 +41,6 @@ def decode_shared(
         InvalidInput: The body is not a request, or what it names is not there or does not fit.
         PayloadTooLarge: Its inputs in shared memory are over the limit.
         Overloaded: Too much is being read at once.
-        Unsupported: It asks for what is not offered.
     """
     return decode_plain(body, model, version, header_length, placements)
 
