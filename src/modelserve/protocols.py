@@ -166,6 +166,7 @@ class VersionInfo:
             Known in the process that serves it; the protocol does not carry it.
         class_names: Names of a classifier's classes, by index; empty where they are not known.
             Carried no further than `metadata`.
+        streams: Whether it answers with a stream of responses, never with one.
     """
 
     model: str
@@ -180,6 +181,7 @@ class VersionInfo:
     versions: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict, hash=False)
     class_names: tuple[str, ...] = ()
+    streams: bool = False
 
 
 ModelConfig: TypeAlias = Mapping[str, Any]
@@ -364,7 +366,11 @@ class Caller(Protocol):
 
 
 class Authenticator(Protocol):
-    """Tells who is calling."""
+    """Tells who is calling.
+
+    May carry `schemes`, a mapping of OpenAPI security schemes by name, for /openapi.json to show;
+    without, it shows a bearer token.
+    """
 
     def authenticate(self, caller: Caller) -> Principal:
         """Return whom the caller proves to be.

@@ -28,6 +28,13 @@ INFO = VersionInfo(
 )
 
 
+@pytest.mark.parametrize("streams", [False, True])
+def test_metadata_says_whether_a_model_streams(streams: bool) -> None:
+    body = oip_catalog.encode_metadata(dataclasses.replace(INFO, streams=streams))
+    assert json.loads(body)["parameters"].get("streams", False) is streams
+    assert oip_catalog.decode_metadata(body).streams is streams
+
+
 def test_metadata_has_the_protocols_members() -> None:
     document = json.loads(oip_catalog.encode_metadata(INFO))
     assert document["name"] == "iris"

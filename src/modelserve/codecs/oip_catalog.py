@@ -20,6 +20,7 @@ __all__ = [
     "decode_index_request",
     "decode_metadata",
     "decode_ready",
+    "describe_model",
     "encode_index",
     "encode_index_request",
     "encode_live",
@@ -85,10 +86,15 @@ def _specs(specs: Sequence[TensorSpec]) -> list[dict[str, Any]]:
 
 
 def encode_metadata(info: VersionInfo) -> bytes:
-    """Return the body of a model's metadata.
+    """Return the body of a model's metadata; see `describe_model`."""
+    return dumps(describe_model(info))
+
+
+def describe_model(info: VersionInfo) -> dict[str, Any]:
+    """Return a model's metadata as a JSON value.
 
     What the protocol has no member for stands in `parameters`: `max_batch_size`, `batching`,
-    `labels` (separated by commas).
+    `labels` (separated by commas), and `streams` where it answers with a stream.
     """
     signature = info.signature
     document: dict[str, Any] = {
@@ -103,8 +109,10 @@ def encode_metadata(info: VersionInfo) -> bytes:
         parameters["batching"] = info.batching
     if info.labels:
         parameters["labels"] = ",".join(info.labels)
+    if info.streams:
+        parameters["streams"] = True
     document["parameters"] = parameters
-    return dumps(document)
+    return document
 
 
 def _spec(document: Any, place: str) -> TensorSpec:
@@ -164,6 +172,7 @@ def decode_metadata(body: Buffer) -> VersionInfo:
         batching=str(parameters.get("batching", "")),
         labels=tuple(labels.split(",")) if labels else (),
         versions=versions,
+        streams=parameters.get("streams") is True,
     )
 
 

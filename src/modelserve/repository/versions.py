@@ -168,6 +168,7 @@ class ModelVersion:
             versions=versions or (self.version,),
             metadata=self._metadata,
             class_names=self._names,
+            streams=self._streams is not None,
         )
 
     @cached_property
