@@ -20,7 +20,7 @@ from modelserve.errors import ServeError
 from modelserve.protocols import Backend
 from modelserve.tensors import Signature, Tensor, TensorSpec, numpy_dtype
 
-__all__ = ["prove_batch_axis", "synthetic_inputs"]
+__all__ = ["prove_batch_axis", "synthetic_inputs", "synthetic_shape"]
 
 _ROWS: Final = 3
 _FREE_SIZE: Final = 8
@@ -43,10 +43,7 @@ def synthetic_inputs(signature: Signature, rows: int, *, seed: int = 0) -> dict[
     for spec in signature.inputs:
         if spec.optional:
             continue
-        sizes = (-1,) if spec.shape is None else spec.shape
-        shape = [_FREE_SIZE if size < 0 else size for size in sizes]
-        if sizes and sizes[0] < 0:
-            shape[0] = rows
+        shape = synthetic_shape(spec, rows)
         if spec.datatype == "BYTES":
             tensor = np.empty(shape, np.object_)
             tensor[...] = b"1"
@@ -57,6 +54,13 @@ def synthetic_inputs(signature: Signature, rows: int, *, seed: int = 0) -> dict[
             bits = np.frombuffer(numbers.randbytes(math.prod(shape)), np.uint8) & 1
             inputs[spec.name] = bits.reshape(shape).astype(numpy_dtype(spec.datatype))
     return inputs
+
+
+def synthetic_shape(spec: TensorSpec, rows: int) -> tuple[int, ...]:
+    """Return the shape of a made-up input; see `synthetic_inputs`."""
+    sizes = (-1,) if spec.shape is None else spec.shape
+    shape = tuple(_FREE_SIZE if size < 0 else size for size in sizes)
+    return (rows, *shape[1:]) if sizes and sizes[0] < 0 else shape
 
 
 def _floats(numbers: random.Random, shape: Sequence[int]) -> np.ndarray[Any, Any]:

@@ -15,6 +15,7 @@ from modelserve.observe.tracing import TraceSettings
 from modelserve.protocols import Observer
 
 from .messages import Reply, Request, reply_json
+from .schemas import control as described
 from .table import SMALL_BODY, Endpoint, Route
 
 if TYPE_CHECKING:
@@ -149,8 +150,16 @@ _ENDPOINTS: Final = (
         "admin",
         max_body=SMALL_BODY,
         summary="unload a model, or a version of it",
+        described=described.UNLOAD,
     ),
-    Endpoint("GET", "/v2/logging", _show_logging, "read", summary="the log settings"),
+    Endpoint(
+        "GET",
+        "/v2/logging",
+        _show_logging,
+        "read",
+        summary="the log settings",
+        described=described.SHOW_LOGGING,
+    ),
     Endpoint(
         "POST",
         "/v2/logging",
@@ -158,6 +167,7 @@ _ENDPOINTS: Final = (
         "admin",
         max_body=SMALL_BODY,
         summary="change the log settings",
+        described=described.SET_LOGGING,
     ),
     *(
         endpoint
@@ -166,7 +176,9 @@ _ENDPOINTS: Final = (
             ("/v2/models/{model}/trace/setting", "a model's trace settings"),
         )
         for endpoint in (
-            Endpoint("GET", path, _show_trace, "read", summary=what),
+            Endpoint(
+                "GET", path, _show_trace, "read", summary=what, described=described.SHOW_TRACE
+            ),
             Endpoint(
                 "POST",
                 path,
@@ -174,6 +186,7 @@ _ENDPOINTS: Final = (
                 "admin",
                 max_body=SMALL_BODY,
                 summary=f"change {what}",
+                described=described.SET_TRACE,
             ),
         )
     ),
@@ -193,5 +206,6 @@ def endpoints(*, uploads: bool) -> Sequence[Endpoint]:
         "admin",
         max_body=None if uploads else SMALL_BODY,
         summary="load a model, a version of it, or what the request brings",
+        described=described.LOAD,
     )
     return (load, *_ENDPOINTS)

@@ -11,6 +11,7 @@ from modelserve.messages import Exchange, InferRequest, InferResponse
 
 from .messages import Reply, Request, reply_json
 from .oip import MODEL_PATHS
+from .schemas.generate import GENERATE, GENERATE_STREAM
 from .table import Endpoint, Route
 
 if TYPE_CHECKING:
@@ -120,10 +121,16 @@ ENDPOINTS: Final = tuple(
         max_body=None,
         records=True,
         summary=summary,
+        described=described,
     )
     for path in MODEL_PATHS
-    for name, call, summary in (
-        ("generate", _generate, "one answer to a flat object of inputs and parameters"),
-        ("generate_stream", _generate_stream, "the same as a stream of Server-Sent Events"),
+    for name, call, described, summary in (
+        ("generate", _generate, GENERATE, "one answer to a flat object of inputs and parameters"),
+        (
+            "generate_stream",
+            _generate_stream,
+            GENERATE_STREAM,
+            "the same as a stream of Server-Sent Events",
+        ),
     )
 )

@@ -11,6 +11,7 @@ from modelserve.codecs import oip_catalog
 
 from . import control
 from .messages import Reply, Request, reply_json
+from .schemas import oip as described
 from .table import SMALL_BODY, Endpoint, Route
 
 if TYPE_CHECKING:
@@ -75,10 +76,36 @@ MODEL_PATHS: Final = ("/v2/models/{model}", "/v2/models/{model}/versions/{versio
 """Paths of a model, to which others are added."""
 
 ENDPOINTS: Final = (
-    Endpoint("GET", "/v2", _server, "read", summary="the server's name, version and extensions"),
-    Endpoint("GET", "/v2/health/live", _live, summary="whether the server is alive"),
-    Endpoint("GET", "/v2/health/ready", _ready, summary="whether all models can answer"),
-    Endpoint("GET", "/v2/models", _models, "read", summary="names of the models that can answer"),
+    Endpoint(
+        "GET",
+        "/v2",
+        _server,
+        "read",
+        summary="the server's name, version and extensions",
+        described=described.SERVER,
+    ),
+    Endpoint(
+        "GET",
+        "/v2/health/live",
+        _live,
+        summary="whether the server is alive",
+        described=described.LIVE,
+    ),
+    Endpoint(
+        "GET",
+        "/v2/health/ready",
+        _ready,
+        summary="whether all models can answer",
+        described=described.READY,
+    ),
+    Endpoint(
+        "GET",
+        "/v2/models",
+        _models,
+        "read",
+        summary="names of the models that can answer",
+        described=described.MODELS,
+    ),
     *(
         endpoint
         for path in MODEL_PATHS
@@ -90,6 +117,7 @@ ENDPOINTS: Final = (
                 "read",
                 describes=True,
                 summary="what a model takes and gives",
+                described=described.METADATA,
             ),
             Endpoint(
                 "GET",
@@ -98,6 +126,7 @@ ENDPOINTS: Final = (
                 "read",
                 describes=True,
                 summary="whether a model can answer",
+                described=described.MODEL_READY,
             ),
         )
     ),
@@ -108,5 +137,6 @@ ENDPOINTS: Final = (
         "read",
         max_body=SMALL_BODY,
         summary="every version of every model, with its state",
+        described=described.INDEX,
     ),
 )

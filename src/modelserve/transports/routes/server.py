@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 from modelserve.errors import Unsupported
 
 from .messages import Reply, Request
+from .schemas.described import Described
 from .table import Endpoint, Route
 
 if TYPE_CHECKING:
@@ -25,4 +26,17 @@ async def _metrics(routes: Routes, request: Request, route: Route) -> Reply:
     return Reply(200, content_type.encode(), [body], len(body), request.id)
 
 
-ENDPOINTS: Final = (Endpoint("GET", "/metrics", _metrics, "read", summary="metrics as text"),)
+_TEXT: Final = {"type": "string", "description": "Counters and histograms for Prometheus."}
+
+ENDPOINTS: Final = (
+    Endpoint(
+        "GET",
+        "/metrics",
+        _metrics,
+        "read",
+        summary="metrics as text",
+        described=Described(
+            "server", gives={"text/plain": _TEXT, "application/openmetrics-text": _TEXT}
+        ),
+    ),
+)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from modelserve.errors import MethodNotAllowed
 
 from .messages import NoSuchPath, Reply, Request
+from .schemas.described import Described
 
 if TYPE_CHECKING:
     from .routes import Routes
@@ -48,10 +49,12 @@ class Endpoint:
             begin without a coroutine, and gather.
         describes: Whether whoever may ask a model may ask this, too.
         summary: What it answers, in a few words.
+        described: What more /openapi.json says of it.
     """
 
     __slots__ = (
         "call",
+        "described",
         "describes",
         "max_body",
         "method",
@@ -74,6 +77,7 @@ class Endpoint:
         plain: bool = False,
         describes: bool = False,
         summary: str = "",
+        described: Described | None = None,
     ) -> None:
         self.method = method
         self.path = path
@@ -84,6 +88,7 @@ class Endpoint:
         self.plain = plain
         self.describes = describes
         self.summary = summary
+        self.described = described
 
     def __repr__(self) -> str:
         return f"<Endpoint {self.method} {self.path}>"

@@ -19,6 +19,8 @@ from modelserve.tensors import Signature, Tensor
 from .bodies import COMPRESSED_FROM, compress_answer, compress_asked
 from .headers import server_timing
 from .messages import Reply, Request, reply_json
+from .schemas import v1 as described
+from .schemas.described import Described
 from .table import Call, Endpoint, Route
 
 if TYPE_CHECKING:
@@ -318,12 +320,21 @@ _MODEL: Final = "/v1/models/{model}"
 _VERSIONED: Final = (f"{_MODEL}/versions/{{version}}", f"{_MODEL}/labels/{{label}}")
 
 
-def _read(path: str, call: Call, summary: str) -> Endpoint:
-    return Endpoint("GET", path, call, "read", describes=True, summary=summary)
+def _read(path: str, call: Call, summary: str, says: Described) -> Endpoint:
+    return Endpoint("GET", path, call, "read", describes=True, summary=summary, described=says)
 
 
-def _infer(path: str, call: Call, summary: str) -> Endpoint:
-    return Endpoint("POST", path, call, "infer", max_body=None, records=True, summary=summary)
+def _infer(path: str, call: Call, summary: str, says: Described) -> Endpoint:
+    return Endpoint(
+        "POST",
+        path,
+        call,
+        "infer",
+        max_body=None,
+        records=True,
+        summary=summary,
+        described=says,
+    )
 
 
 def endpoints(protocols: Collection[str]) -> list[Endpoint]:
@@ -341,23 +352,57 @@ def endpoints(protocols: Collection[str]) -> list[Endpoint]:
     if "tfserving" in protocols:
         for path in (_MODEL, *_VERSIONED):
             found += [
-                _read(path, _status, "the states of a model's versions"),
-                _read(f"{path}/metadata", _metadata, "what a model takes and gives"),
-                _infer(f"{path}:predict", _predict, predicted),
-                _infer(f"{path}:classify", _classify, "classes and scores of examples"),
-                _infer(f"{path}:regress", _regress, "one number for each example"),
+                _read(path, _status, "the states of a model's versions", described.STATUS),
+                _read(
+                    f"{path}/metadata",
+                    _metadata,
+                    "what a model takes and gives",
+                    described.METADATA,
+                ),
+                _infer(f"{path}:predict", _predict, predicted, described.PREDICT),
+                _infer(
+                    f"{path}:classify",
+                    _classify,
+                    "classes and scores of examples",
+                    described.CLASSIFY,
+                ),
+                _infer(
+                    f"{path}:regress", _regress, "one number for each example", described.REGRESS
+                ),
             ]
     elif "kserve" in protocols:
         found += [
-            _read(_MODEL, _model_ready, "whether a model can answer"),
-            _infer(f"{_MODEL}:predict", _predict, predicted),
+            _read(_MODEL, _model_ready, "whether a model can answer", described.READY),
+            _infer(f"{_MODEL}:predict", _predict, predicted, described.PREDICT),
         ]
     if "kserve" in protocols:
         found += [
-            Endpoint("GET", "", _alive, summary="whether the server is alive"),
-            Endpoint("GET", "/v1/models", _models, "read", summary="models that can answer"),
-            _infer(f"{_MODEL}:explain", _explain, "explanations of predictions"),
+            Endpoint(
+                "GET",
+                "",
+                _alive,
+                summary="whether the server is alive",
+                described=described.ALIVE,
+            ),
+            Endpoint(
+                "GET",
+                "/v1/models",
+                _models,
+                "read",
+                summary="models that can answer",
+                described=described.MODELS,
+            ),
+            _infer(f"{_MODEL}:explain", _explain, "explanations of predictions", described.EXPLAIN),
         ]
     elif "tfserving" in protocols:
-        found.append(Endpoint("GET", "/v1/models", _no_model, "read", summary="an error"))
+        found.append(
+            Endpoint(
+                "GET",
+                "/v1/models",
+                _no_model,
+                "read",
+                summary="an error",
+                described=described.NO_MODEL,
+            )
+        )
     return found

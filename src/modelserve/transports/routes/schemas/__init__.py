@@ -1,0 +1,1 @@
+"""What endpoints take and give, as JSON Schemas for /openapi.json. Only data."""
