@@ -99,6 +99,11 @@ def declare(commands: Any) -> None:
         help="protocol to speak; may be repeated (default: all)",
     )
     parser.add_argument(
+        "--no-docs",
+        action="store_true",
+        help="offer neither /openapi.json nor /docs, a page to try the models with",
+    )
+    parser.add_argument(
         "--drain",
         metavar="SECONDS",
         type=seconds,
@@ -130,6 +135,7 @@ def _run(arguments: argparse.Namespace) -> int:
             repository,
             http=arguments.http,
             protocols=arguments.protocol or PROTOCOLS,
+            docs=not arguments.no_docs,
             admin={"auto": None, "on": True, "off": False}[arguments.admin],
             uploads=arguments.uploads,
             authenticator=keys,

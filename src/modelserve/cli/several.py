@@ -42,6 +42,7 @@ def serve_several(
         tls=tls,
         api_keys=arguments.api_keys,
         protocols=arguments.protocol or PROTOCOLS,
+        docs=not arguments.no_docs,
         admin={"auto": None, "on": True, "off": False}[arguments.admin],
         uploads=arguments.uploads,
         drain=arguments.drain,

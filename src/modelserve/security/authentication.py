@@ -9,7 +9,7 @@ from hmac import compare_digest
 from os import PathLike
 from pathlib import Path
 from secrets import token_urlsafe
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from modelserve.errors import Unauthenticated
 from modelserve.messages import Principal
@@ -56,6 +56,12 @@ class APIKeys:
     """
 
     __slots__ = ("_principals", "_proven")
+
+    schemes: ClassVar = {
+        "bearer": {"type": "http", "scheme": "bearer"},
+        "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    }
+    """How a key is given, as OpenAPI has it."""
 
     def __init__(self, keys: Mapping[str, tuple[str, Iterable[str]]]) -> None:
         self._principals: dict[bytes, tuple[bytes, Principal]] = {}

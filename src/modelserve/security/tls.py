@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Iterable, Mapping
 from os import PathLike
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from modelserve.errors import Unauthenticated
 from modelserve.messages import Principal
@@ -80,6 +80,9 @@ class ClientCertificates:
     """
 
     __slots__ = ("_principals",)
+
+    schemes: ClassVar = {"certificate": {"type": "mutualTLS"}}
+    """How a caller shows who it is, as OpenAPI has it."""
 
     def __init__(self, callers: Mapping[str, Iterable[str]]) -> None:
         self._principals = {

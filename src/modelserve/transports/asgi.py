@@ -63,6 +63,8 @@ class ASGIApp:
         servable: What answers: a repository, a model, a client.
         protocols: Which protocols' routes there are: any of ``"oip"``, ``"tfserving"``,
             ``"kserve"``.
+        docs: Whether there are /openapi.json, which describes all routes and models, and /docs, a
+            page to try the models with.
         admin: Whether control routes (such as those that load and unload models) are offered.
             Without an authenticator everyone who reaches the app may then use them; with
             ``"direct"`` only those whose request comes neither from a web page nor through a proxy.
@@ -93,6 +95,7 @@ class ASGIApp:
         servable: Servable,
         *,
         protocols: Iterable[ProtocolName] = PROTOCOLS,
+        docs: bool = True,
         admin: AdminRoutes = False,
         uploads: bool = False,
         shared_memory: SharedMemory | bool = True,
@@ -112,6 +115,7 @@ class ASGIApp:
         self._routes = routes_of(
             servable,
             protocols=protocols,
+            docs=docs,
             admin=admin,
             uploads=uploads,
             shared_memory=shared_memory,

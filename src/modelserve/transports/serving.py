@@ -65,6 +65,8 @@ class HTTPServer:
             under uvicorn, which keeps it to itself).
         protocols: Which protocols' routes there are: any of ``"oip"``, ``"tfserving"``,
             ``"kserve"``.
+        docs: Whether there are /openapi.json, which describes all routes and models, and /docs, a
+            page to try the models with.
         limits: What one client may ask for. uvicorn has bounds of its own: about 64 KiB and 30
             seconds for the headers, 30 seconds in which a client takes nothing.
         admin: Whether to offer the control routes; None decides by the address, and does not
@@ -104,6 +106,7 @@ class HTTPServer:
         tls: ssl.SSLContext | None = None,
         limits: Limits | None = None,
         protocols: Iterable[ProtocolName] = PROTOCOLS,
+        docs: bool = True,
         admin: bool | None = None,
         uploads: bool = False,
         shared_memory: SharedMemory | bool = True,
@@ -134,6 +137,7 @@ class HTTPServer:
             gather=gather,
             drain=drain,
             protocols=protocols,
+            docs=docs,
             uploads=uploads,
             shared_memory=memory,
             admin=_offered(self._address, authenticator) if admin is None else admin,
@@ -244,6 +248,7 @@ def serve(
     tls: ssl.SSLContext | None = None,
     limits: Limits | None = None,
     protocols: Iterable[ProtocolName] = PROTOCOLS,
+    docs: bool = True,
     admin: bool | None = None,
     uploads: bool = False,
     shared_memory: SharedMemory | bool = True,
@@ -266,6 +271,7 @@ def serve(
         tls: A server's `ssl.SSLContext`; connections are encrypted then.
         limits: What one client may ask for.
         protocols: Which protocols' routes there are, as for `HTTPServer`.
+        docs: Whether there are /openapi.json and /docs.
         admin: Whether to offer the control routes; None: where only this machine reaches them, or
             with an authenticator.
         uploads: Whether a request to load a model may bring its configuration and files.
@@ -289,6 +295,7 @@ def serve(
         tls=tls,
         limits=limits,
         protocols=protocols,
+        docs=docs,
         admin=admin,
         uploads=uploads,
         shared_memory=shared_memory,

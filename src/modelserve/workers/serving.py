@@ -39,6 +39,7 @@ def serve_workers(
     tls: TLSFiles | None = None,
     api_keys: str | os.PathLike[str] | None = None,
     protocols: Iterable[ProtocolName] = PROTOCOLS,
+    docs: bool = True,
     admin: bool | None = None,
     uploads: bool = False,
     max_body_size: int = MAX_BODY_SIZE,
@@ -67,6 +68,7 @@ def serve_workers(
         tls: Files for encrypted connections.
         api_keys: File of API keys, read by every worker when it starts to serve.
         protocols: Which protocols' routes there are, as for `modelserve.serve`.
+        docs: Whether there are /openapi.json and /docs.
         admin: Whether to offer the control routes, as for `modelserve.serve`.
         uploads: Whether a request to load a model may bring its configuration and files.
         max_body_size: Bytes the body of an inference request may have.
@@ -111,6 +113,7 @@ def serve_workers(
                 tls=tls,
                 api_keys="" if api_keys is None else os.path.abspath(api_keys),
                 protocols=tuple(protocols),
+                docs=docs,
                 admin=admin,
                 uploads=uploads,
                 max_body_size=max_body_size,

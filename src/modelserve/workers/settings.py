@@ -39,6 +39,7 @@ class Settings:
         tls: Files for encrypted connections.
         api_keys: File of API keys; empty admits everyone.
         protocols: Which protocols' routes there are.
+        docs: Whether there are /openapi.json and /docs.
         admin: Whether control routes are offered; None decides by the address.
         uploads: Whether a request to load a model may bring its configuration and files.
         max_body_size: Bytes the body of an inference request may have.
@@ -54,6 +55,7 @@ class Settings:
     tls: TLSFiles | None = None
     api_keys: str = ""
     protocols: tuple[ProtocolName, ...] = PROTOCOLS
+    docs: bool = True
     admin: bool | None = None
     uploads: bool = False
     max_body_size: int = MAX_BODY_SIZE

@@ -199,6 +199,7 @@ class Worker:
                 server=settings.server,
                 tls=await asyncio.to_thread(_tls, settings),
                 protocols=settings.protocols,
+                docs=settings.docs,
                 admin=settings.admin,
                 uploads=settings.uploads,
                 # Registered in one process, it would be there for some requests and not for others.

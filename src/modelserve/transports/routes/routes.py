@@ -8,7 +8,7 @@ the way of an inference request nothing is awaited but the servable, so a transp
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import count
 from secrets import token_hex
 from time import monotonic, perf_counter
@@ -29,7 +29,7 @@ from modelserve.messages import Exchange, InferRequest, InferResponse, Principal
 from modelserve.protocols import Admin, Authenticator, Caller, Catalog, Gathering, Servable, Ticket
 from modelserve.transports.shared_memory import SharedMemory, shared_memory_of
 
-from . import control, generate, server, statistics, v1
+from . import control, documentation, generate, server, statistics, v1
 from . import oip as oip_endpoints
 from . import shared_memory as shared_memory_endpoints
 from .bodies import (
@@ -41,6 +41,7 @@ from .bodies import (
 )
 from .headers import LONGEST_TIMEOUT, headers_of, is_request_id, seconds_of, server_timing
 from .messages import BINARY, JSON, MAX_BODY_SIZE, Body, Reply, Request, reply_json
+from .schemas.oip import INFER
 from .table import Endpoint, Route, Table
 
 __all__ = ["PROTOCOLS", "AdminRoutes", "Exposition", "ProtocolName", "Routes", "routes_of"]
@@ -61,6 +62,9 @@ _ANYONE: Final = Principal("")
 
 # Of an error that a client is told: names in it may be the client's own, of any length.
 _LONGEST_TEXT: Final = 2000
+
+# What a refusal asks for, where an authenticator does not say what it takes.
+_BEARER: Final = {"bearer": {"type": "http", "scheme": "bearer"}}
 
 # Up to here a body is decoded before anybody looks whether its model is there.
 _CHEAP_BODY: Final = 4096
@@ -86,6 +90,7 @@ class Routes:
             before a request's body is decompressed and decoded; with `check_deadline(model,
             version, deadline)` also of requests that say how much time they have.
         protocols: Which protocols' routes there are.
+        docs: Whether there are /openapi.json and /docs.
         admin: Whether control routes (load, unload) are offered; ``"direct"``: not to requests
             that come from a web page or through a proxy.
         uploads: Whether a request to load a model may bring its configuration and files.
@@ -113,6 +118,7 @@ class Routes:
         servable: Servable,
         *,
         protocols: Iterable[ProtocolName] = PROTOCOLS,
+        docs: bool = True,
         admin: AdminRoutes = False,
         uploads: bool = False,
         shared_memory: SharedMemory | bool = True,
@@ -133,7 +139,7 @@ class Routes:
         """Whether a request to load a model may bring its configuration and files."""
         self.shared_memory = shared_memory_of(shared_memory, max_body_size)
         """The shared memory that clients registered."""
-        self.table = Table(_endpoints(self.protocols, uploads), max_body_size)
+        self.table = Table(_endpoints(self.protocols, docs=docs, uploads=uploads), max_body_size)
         """Every endpoint there is."""
         self._known = self.table.known
         self._check: Callable[[str, str], None] | None = getattr(servable, "check", None)
@@ -165,6 +171,13 @@ class Routes:
     def controls(self) -> bool:
         """Whether control routes are offered to anyone."""
         return bool(self._admin)
+
+    @property
+    def schemes(self) -> Mapping[str, Mapping[str, Any]]:
+        """How callers authenticate, as OpenAPI's security schemes; none where everyone may ask."""
+        if self._authenticator is None:
+            return {}
+        return getattr(self._authenticator, "schemes", _BEARER)
 
     def find(self, method: str, path: str) -> Route:
         """Return the route of a method and decoded path; see `Table.find`."""
@@ -522,6 +535,7 @@ def routes_of(
     servable: Servable,
     *,
     protocols: Iterable[ProtocolName] = PROTOCOLS,
+    docs: bool = True,
     admin: AdminRoutes = False,
     uploads: bool = False,
     shared_memory: SharedMemory | bool = True,
@@ -535,6 +549,7 @@ def routes_of(
     Args:
         servable: What answers.
         protocols: As for `Routes`.
+        docs: As for `Routes`.
         admin: As for `Routes`.
         uploads: As for `Routes`.
         shared_memory: As for `Routes`.
@@ -552,6 +567,7 @@ def routes_of(
     return Routes(
         servable,
         protocols=protocols,
+        docs=docs,
         admin=admin,
         uploads=uploads,
         shared_memory=shared_memory,
@@ -588,14 +604,17 @@ _INFER: Final = [
         records=True,
         plain=True,
         summary="the outputs of a model for inputs",
+        described=INFER,
     )
     for path in oip_endpoints.MODEL_PATHS
 ]
 
 
-def _endpoints(protocols: frozenset[ProtocolName], uploads: bool) -> list[Endpoint]:
-    """Return the endpoints of some protocols, and those that there always are."""
+def _endpoints(protocols: frozenset[ProtocolName], *, docs: bool, uploads: bool) -> list[Endpoint]:
+    """Return the endpoints of some protocols, and those that there are whatever the protocols."""
     endpoints = [*server.ENDPOINTS]
+    if docs:
+        endpoints += documentation.endpoints()
     if "oip" in protocols:
         endpoints += (*_INFER, *oip_endpoints.ENDPOINTS, *generate.ENDPOINTS)
         endpoints += (*statistics.ENDPOINTS, *control.endpoints(uploads=uploads))
