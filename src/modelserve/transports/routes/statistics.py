@@ -9,6 +9,7 @@ from modelserve.errors import Unsupported
 
 from .messages import Reply, Request, reply_json
 from .oip import MODEL_PATHS
+from .schemas import statistics as described
 from .table import Endpoint, Route
 
 if TYPE_CHECKING:
@@ -40,11 +41,19 @@ ENDPOINTS: Final = (
             "read",
             describes=True,
             summary="a model's configuration, as Triton has it",
+            described=described.CONFIG,
         )
         for path in MODEL_PATHS
     ),
     *(
-        Endpoint("GET", f"{path}/stats", _statistics, "read", summary="what versions have done")
+        Endpoint(
+            "GET",
+            f"{path}/stats",
+            _statistics,
+            "read",
+            summary="what versions have done",
+            described=described.STATISTICS,
+        )
         for path in ("/v2/models", *MODEL_PATHS)
     ),
 )

@@ -46,10 +46,38 @@ _DATA: Final[Mapping[str, Schema]] = {
     for datatype, item in ELEMENTS.items()
 }
 
+_BYTES: Final = {"type": "integer", "minimum": 0}
+
+
+def _elsewhere(name: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the schemas of a tensor whose elements are not in the JSON."""
+    places = {
+        "binary": {"binary_data_size": {**_BYTES, "description": "Bytes behind the JSON."}},
+        "shared memory": {
+            "shared_memory_region": {**NAME, "description": "Name of a registered region."},
+            "shared_memory_byte_size": _BYTES,
+        },
+    }
+    return [
+        object_of(
+            {
+                "name": name,
+                "datatype": {"enum": list(DATATYPES)},
+                "shape": SHAPE,
+                "parameters": object_of(parameters, *parameters, additionalProperties=PARAMETER),
+            },
+            *("name", "datatype", "shape", "parameters"),
+            title=title,
+            forbidden="data",
+        )
+        for title, parameters in places.items()
+    ]
+
+
 _INPUT: Final = Schema(
     "RequestInput",
     {
-        "description": "One input tensor: its data in JSON, or the bytes it has behind the JSON.",
+        "description": "One input tensor: with its data, or where its bytes are.",
         "oneOf": [
             *(
                 object_of(
@@ -65,26 +93,7 @@ _INPUT: Final = Schema(
                 )
                 for datatype, data in _DATA.items()
             ),
-            object_of(
-                {
-                    "name": NAME,
-                    "datatype": {"enum": list(DATATYPES)},
-                    "shape": SHAPE,
-                    "parameters": object_of(
-                        {
-                            "binary_data_size": {
-                                "type": "integer",
-                                "minimum": 0,
-                                "description": "Bytes of the tensor behind the JSON.",
-                            }
-                        },
-                        "binary_data_size",
-                    ),
-                },
-                *("name", "datatype", "shape", "parameters"),
-                title="binary",
-                forbidden="data",
-            ),
+            *_elsewhere(NAME),
         ],
     },
 )
@@ -99,7 +108,20 @@ _OUTPUT: Final = Schema(
                     "binary_data": {
                         "type": "boolean",
                         "description": "Whether to send it as bytes behind the JSON.",
-                    }
+                    },
+                    "classification": {
+                        "type": "integer",
+                        "minimum": 1,
+                        "description": (
+                            "Send so many of the best classes, as BYTES of `value:index:name`."
+                        ),
+                    },
+                    "shared_memory_region": {
+                        **NAME,
+                        "description": "The registered region to write it into.",
+                    },
+                    "shared_memory_byte_size": _BYTES,
+                    "shared_memory_offset": _BYTES,
                 },
                 additionalProperties=PARAMETER,
                 maxProperties=MOST_ENTRIES,
@@ -179,20 +201,7 @@ RESPONSE_OUTPUT: Final = Schema(
                 for datatype in DATATYPES
                 if datatype in ELEMENTS
             ),
-            object_of(
-                {
-                    "name": STRING,
-                    "datatype": {"enum": list(DATATYPES)},
-                    "shape": SHAPE,
-                    "parameters": object_of(
-                        {"binary_data_size": {"type": "integer", "minimum": 0}},
-                        "binary_data_size",
-                    ),
-                },
-                *("name", "datatype", "shape", "parameters"),
-                title="binary",
-                forbidden="data",
-            ),
+            *_elsewhere(STRING),
         ],
     },
 )

@@ -12,7 +12,18 @@ from modelserve.tensors import Datatype, TensorSpec
 
 from .described import BINARY_TYPE, JSON_TYPE, ModelCall, json_of
 from .infer import BINARY_RESPONSE, RESPONSE_OUTPUT, response_of
-from .parts import ELEMENTS, FLAG, PARAMETER, PARAMETERS, TEXT, array_of, element, object_of
+from .parts import (
+    ELEMENTS,
+    FLAG,
+    PARAMETER,
+    PARAMETERS,
+    SHAPE,
+    STRING,
+    TEXT,
+    array_of,
+    element,
+    object_of,
+)
 
 __all__ = ["MOST_SHOWN", "data_of", "example_element", "infer_of"]
 
@@ -107,6 +118,21 @@ def _outputs_of(outputs: Sequence[TensorSpec]) -> dict[str, Any]:
     return {"type": ["array", "null"], "items": wanted, "allOf": once}
 
 
+def _classes_of(outputs: Sequence[TensorSpec]) -> dict[str, Any]:
+    """Return the schema of an output of which classes were asked for."""
+    return object_of(
+        {
+            "name": {"enum": [spec.name for spec in outputs]},
+            "datatype": {"const": "BYTES"},
+            "shape": SHAPE,
+            "parameters": PARAMETERS,
+            "data": array_of(STRING),
+        },
+        *("name", "datatype", "shape"),
+        title="classes",
+    )
+
+
 def _output_of(spec: TensorSpec) -> dict[str, Any]:
     shape: dict[str, Any] = array_of({"type": "integer", "minimum": 0})
     if spec.shape is not None:
@@ -145,7 +171,8 @@ def infer_of(info: VersionInfo) -> ModelCall | None:
     given: dict[str, Any] = array_of(RESPONSE_OUTPUT)
     if signature.outputs:
         properties["outputs"] = _outputs_of(signature.outputs)
-        given = array_of({"anyOf": [_output_of(spec) for spec in signature.outputs]})
+        forms = [_output_of(spec) for spec in signature.outputs]
+        given = array_of({"anyOf": [*forms, _classes_of(signature.outputs)]})
     return ModelCall(
         takes=json_of(object_of(properties, "inputs")),
         gives={JSON_TYPE: response_of(given), BINARY_TYPE: BINARY_RESPONSE},
