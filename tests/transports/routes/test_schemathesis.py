@@ -5,6 +5,8 @@ By hand, for more of them, against any server (`--checks all` is every check the
     SCHEMATHESIS_HOOKS=tests/transports/routes/schemathesis_hooks.py \
     schemathesis --config-file tests/transports/routes/schemathesis.toml \
         run http://127.0.0.1:8000/openapi.json --checks all --max-examples 500
+
+Below a prefix it has to be told with --url, for it takes relative servers for those of the root.
 """
 
 import importlib.util
