@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from base64 import b64encode
+from collections.abc import Callable
 from hashlib import sha256
 from html.parser import HTMLParser
 from importlib.resources import files
@@ -180,3 +181,14 @@ def test_the_command_line_has_the_option() -> None:
 def test_the_page_is_part_of_the_package() -> None:
     folder = Path(str(files("modelserve.transports.routes"))) / "page"
     assert {path.name for path in folder.iterdir()} == {"page.html", "page.css", "page.js"}
+
+
+def test_nothing_of_it_is_loaded_before_it_is_asked_for(fresh_python: Callable[..., str]) -> None:
+    code = """
+import sys
+from modelserve.testing import StubModel
+from modelserve.transports.asgi import ASGIApp
+ASGIApp(StubModel())
+print([name for name in sys.modules if ".schemas" in name or name.endswith(".openapi")])
+"""
+    assert fresh_python(code).strip() == "[]"

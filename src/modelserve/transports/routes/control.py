@@ -15,7 +15,6 @@ from modelserve.observe.tracing import TraceSettings
 from modelserve.protocols import Observer
 
 from .messages import Reply, Request, reply_json
-from .schemas import control as described
 from .table import SMALL_BODY, Endpoint, Route
 
 if TYPE_CHECKING:
@@ -150,7 +149,7 @@ _ENDPOINTS: Final = (
         "admin",
         max_body=SMALL_BODY,
         summary="unload a model, or a version of it",
-        described=described.UNLOAD,
+        described="control.UNLOAD",
     ),
     Endpoint(
         "GET",
@@ -158,7 +157,7 @@ _ENDPOINTS: Final = (
         _show_logging,
         "read",
         summary="the log settings",
-        described=described.SHOW_LOGGING,
+        described="control.SHOW_LOGGING",
     ),
     Endpoint(
         "POST",
@@ -167,7 +166,7 @@ _ENDPOINTS: Final = (
         "admin",
         max_body=SMALL_BODY,
         summary="change the log settings",
-        described=described.SET_LOGGING,
+        described="control.SET_LOGGING",
     ),
     *(
         endpoint
@@ -177,7 +176,7 @@ _ENDPOINTS: Final = (
         )
         for endpoint in (
             Endpoint(
-                "GET", path, _show_trace, "read", summary=what, described=described.SHOW_TRACE
+                "GET", path, _show_trace, "read", summary=what, described="control.SHOW_TRACE"
             ),
             Endpoint(
                 "POST",
@@ -186,7 +185,7 @@ _ENDPOINTS: Final = (
                 "admin",
                 max_body=SMALL_BODY,
                 summary=f"change {what}",
-                described=described.SET_TRACE,
+                described="control.SET_TRACE",
             ),
         )
     ),
@@ -206,6 +205,6 @@ def endpoints(*, uploads: bool) -> Sequence[Endpoint]:
         "admin",
         max_body=None if uploads else SMALL_BODY,
         summary="load a model, a version of it, or what the request brings",
-        described=described.LOAD,
+        described="control.LOAD",
     )
     return (load, *_ENDPOINTS)

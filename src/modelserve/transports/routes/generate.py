@@ -11,7 +11,6 @@ from modelserve.messages import Exchange, InferRequest, InferResponse
 
 from .messages import Reply, Request, reply_json
 from .oip import MODEL_PATHS
-from .schemas.generate import GENERATE, GENERATE_STREAM
 from .table import Endpoint, Route
 
 if TYPE_CHECKING:
@@ -125,11 +124,16 @@ ENDPOINTS: Final = tuple(
     )
     for path in MODEL_PATHS
     for name, call, described, summary in (
-        ("generate", _generate, GENERATE, "one answer to a flat object of inputs and parameters"),
+        (
+            "generate",
+            _generate,
+            "generate.GENERATE",
+            "one answer to a flat object of inputs and parameters",
+        ),
         (
             "generate_stream",
             _generate_stream,
-            GENERATE_STREAM,
+            "generate.GENERATE_STREAM",
             "the same as a stream of Server-Sent Events",
         ),
     )

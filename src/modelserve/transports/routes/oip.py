@@ -11,7 +11,6 @@ from modelserve.codecs import oip_catalog
 
 from . import control
 from .messages import Reply, Request, reply_json
-from .schemas import oip as described
 from .table import SMALL_BODY, Endpoint, Route
 
 if TYPE_CHECKING:
@@ -82,21 +81,21 @@ ENDPOINTS: Final = (
         _server,
         "read",
         summary="the server's name, version and extensions",
-        described=described.SERVER,
+        described="oip.SERVER",
     ),
     Endpoint(
         "GET",
         "/v2/health/live",
         _live,
         summary="whether the server is alive",
-        described=described.LIVE,
+        described="oip.LIVE",
     ),
     Endpoint(
         "GET",
         "/v2/health/ready",
         _ready,
         summary="whether all models can answer",
-        described=described.READY,
+        described="oip.READY",
     ),
     Endpoint(
         "GET",
@@ -104,7 +103,7 @@ ENDPOINTS: Final = (
         _models,
         "read",
         summary="names of the models that can answer",
-        described=described.MODELS,
+        described="oip.MODELS",
     ),
     *(
         endpoint
@@ -117,7 +116,7 @@ ENDPOINTS: Final = (
                 "read",
                 describes=True,
                 summary="what a model takes and gives",
-                described=described.METADATA,
+                described="oip.METADATA",
             ),
             Endpoint(
                 "GET",
@@ -126,7 +125,7 @@ ENDPOINTS: Final = (
                 "read",
                 describes=True,
                 summary="whether a model can answer",
-                described=described.MODEL_READY,
+                described="oip.MODEL_READY",
             ),
         )
     ),
@@ -137,6 +136,6 @@ ENDPOINTS: Final = (
         "read",
         max_body=SMALL_BODY,
         summary="every version of every model, with its state",
-        described=described.INDEX,
+        described="oip.INDEX",
     ),
 )

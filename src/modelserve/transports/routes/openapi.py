@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from importlib import import_module
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -16,7 +17,7 @@ from modelserve.protocols import VersionInfo
 from .schemas.described import ERROR, JSON_TYPE, Content, Described, Header, ModelCall, Schema
 from .table import Endpoint
 
-__all__ = ["document"]
+__all__ = ["described_of", "document"]
 
 _NAMED: Final = re.compile(r"\{(\w+)\}")
 _NO_NAME: Final = re.compile(r"\W+", re.ASCII)
@@ -59,6 +60,16 @@ _ABOUT: Final = (
     "before an operation is found, with 400, 408, 413, 414, 417, 431, 501 or 505; a method that a "
     "path does not have with 405 and `Allow`. `HEAD` is answered wherever `GET` is."
 )
+
+
+def described_of(endpoint: Endpoint) -> Described:
+    """Return what an endpoint says of itself."""
+    if not endpoint.described:
+        return _ANYTHING
+    module, _, name = endpoint.described.partition(".")
+    found = getattr(import_module(f".schemas.{module}", __package__), name)
+    assert isinstance(found, Described)
+    return found
 
 
 def document(
@@ -152,7 +163,7 @@ class _Writer:
 
     def add(self, endpoint: Endpoint) -> None:
         """Write the operation of an endpoint."""
-        described = endpoint.described or _ANYTHING
+        described = described_of(endpoint)
         operation = self._operation(endpoint, described, endpoint.path)
         takes = described.takes or _ANYTHING.takes
         if endpoint.max_body != 0:
@@ -171,7 +182,7 @@ class _Writer:
     def add_refused(self, endpoint: Endpoint) -> None:
         """Write the operation of a control route that is off."""
         described = Described(
-            endpoint.described.tag if endpoint.described else _ANYTHING.tag,
+            described_of(endpoint).tag,
             gives={},
             text="A control route, which is off here: it is refused with 403.",
         )
@@ -186,8 +197,8 @@ class _Writer:
 
     def add_model(self, endpoint: Endpoint, info: VersionInfo) -> None:
         """Write an operation of an endpoint for a version of a model, if it has one."""
-        described = endpoint.described
-        if described is None or described.of_model is None:
+        described = described_of(endpoint)
+        if described.of_model is None:
             return
         names = _NAMED.findall(endpoint.path)
         default = self._defaults.get(info.model) == info.version

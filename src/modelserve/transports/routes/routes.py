@@ -41,7 +41,6 @@ from .bodies import (
 )
 from .headers import LONGEST_TIMEOUT, headers_of, is_request_id, seconds_of, server_timing
 from .messages import BINARY, JSON, MAX_BODY_SIZE, Body, Reply, Request, reply_json
-from .schemas.oip import INFER
 from .table import Endpoint, Route, Table
 
 __all__ = ["PROTOCOLS", "AdminRoutes", "Exposition", "ProtocolName", "Routes", "routes_of"]
@@ -604,7 +603,7 @@ _INFER: Final = [
         records=True,
         plain=True,
         summary="the outputs of a model for inputs",
-        described=INFER,
+        described="oip.INFER",
     )
     for path in oip_endpoints.MODEL_PATHS
 ]

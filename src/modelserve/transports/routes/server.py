@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Final
 from modelserve.errors import Unsupported
 
 from .messages import Reply, Request
-from .schemas.described import Described
 from .table import Endpoint, Route
 
 if TYPE_CHECKING:
@@ -26,8 +25,6 @@ async def _metrics(routes: Routes, request: Request, route: Route) -> Reply:
     return Reply(200, content_type.encode(), [body], len(body), request.id)
 
 
-_TEXT: Final = {"type": "string", "description": "Counters and histograms for Prometheus."}
-
 ENDPOINTS: Final = (
     Endpoint(
         "GET",
@@ -35,8 +32,6 @@ ENDPOINTS: Final = (
         _metrics,
         "read",
         summary="metrics as text",
-        described=Described(
-            "server", gives={"text/plain": _TEXT, "application/openmetrics-text": _TEXT}
-        ),
+        described="server.METRICS",
     ),
 )

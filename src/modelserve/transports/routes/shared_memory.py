@@ -13,8 +13,6 @@ from modelserve.errors import Unsupported
 from modelserve.transports.shared_memory import NoSuchRegion
 
 from .messages import Reply, Request, reply_json
-from .schemas import control as described
-from .schemas.described import Described
 from .table import SMALL_BODY, Call, Endpoint, Route
 
 if TYPE_CHECKING:
@@ -56,28 +54,28 @@ async def _cuda_unregister(routes: Routes, request: Request, route: Route) -> Re
 
 
 def _endpoints(
-    kind: str, path: str, calls: tuple[Call, Call, Call], registers: Described
+    kind: str, path: str, calls: tuple[Call, Call, Call], registers: str
 ) -> list[Endpoint]:
     status, register, unregister = calls
     region = f"{path}/region/{{region}}"
 
-    def post(path: str, call: Call, summary: str, says: Described) -> Endpoint:
+    def post(path: str, call: Call, summary: str, says: str) -> Endpoint:
         return Endpoint(
             "POST", path, call, "admin", max_body=SMALL_BODY, summary=summary, described=says
         )
 
-    def get(path: str, summary: str, says: Described) -> Endpoint:
+    def get(path: str, summary: str, says: str) -> Endpoint:
         return Endpoint("GET", path, status, "admin", summary=summary, described=says)
 
     return [
-        get(f"{path}/status", f"all registered regions of {kind}", described.REGIONS),
-        get(f"{region}/status", f"one registered region of {kind}", described.REGION),
+        get(f"{path}/status", f"all registered regions of {kind}", "control.REGIONS"),
+        get(f"{region}/status", f"one registered region of {kind}", "control.REGION"),
         post(f"{region}/register", register, f"let requests use {kind}", registers),
         post(
-            f"{path}/unregister", unregister, f"forget all regions of {kind}", described.UNREGISTER
+            f"{path}/unregister", unregister, f"forget all regions of {kind}", "control.UNREGISTER"
         ),
         post(
-            f"{region}/unregister", unregister, f"forget a region of {kind}", described.UNREGISTER
+            f"{region}/unregister", unregister, f"forget a region of {kind}", "control.UNREGISTER"
         ),
     ]
 
@@ -87,12 +85,12 @@ ENDPOINTS: Final = (
         "system shared memory",
         "/v2/systemsharedmemory",
         (_status, _register, _unregister),
-        described.REGISTER,
+        "control.REGISTER",
     ),
     *_endpoints(
         "CUDA shared memory",
         "/v2/cudasharedmemory",
         (_cuda_status, _cuda_register, _cuda_unregister),
-        described.REGISTER_CUDA,
+        "control.REGISTER_CUDA",
     ),
 )

@@ -9,7 +9,6 @@ from modelserve.errors import Unsupported
 
 from .messages import Reply, Request, reply_json
 from .oip import MODEL_PATHS
-from .schemas import statistics as described
 from .table import Endpoint, Route
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ ENDPOINTS: Final = (
             "read",
             describes=True,
             summary="a model's configuration, as Triton has it",
-            described=described.CONFIG,
+            described="statistics.CONFIG",
         )
         for path in MODEL_PATHS
     ),
@@ -52,7 +51,7 @@ ENDPOINTS: Final = (
             _statistics,
             "read",
             summary="what versions have done",
-            described=described.STATISTICS,
+            described="statistics.STATISTICS",
         )
         for path in ("/v2/models", *MODEL_PATHS)
     ),

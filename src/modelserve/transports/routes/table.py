@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from modelserve.errors import MethodNotAllowed
 
 from .messages import NoSuchPath, Reply, Request
-from .schemas.described import Described
 
 if TYPE_CHECKING:
     from .routes import Routes
@@ -49,7 +48,8 @@ class Endpoint:
             begin without a coroutine, and gather.
         describes: Whether whoever may ask a model may ask this, too.
         summary: What it answers, in a few words.
-        described: What more /openapi.json says of it.
+        described: Name of what more /openapi.json says of it, in a module of `schemas`, as in
+            ``"oip.INFER"``: it is loaded only when somebody asks.
     """
 
     __slots__ = (
@@ -77,7 +77,7 @@ class Endpoint:
         plain: bool = False,
         describes: bool = False,
         summary: str = "",
-        described: Described | None = None,
+        described: str = "",
     ) -> None:
         self.method = method
         self.path = path

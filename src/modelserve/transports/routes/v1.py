@@ -19,8 +19,6 @@ from modelserve.tensors import Signature, Tensor
 from .bodies import COMPRESSED_FROM, compress_answer, compress_asked
 from .headers import server_timing
 from .messages import Reply, Request, reply_json
-from .schemas import v1 as described
-from .schemas.described import Described
 from .table import Call, Endpoint, Route
 
 if TYPE_CHECKING:
@@ -320,11 +318,11 @@ _MODEL: Final = "/v1/models/{model}"
 _VERSIONED: Final = (f"{_MODEL}/versions/{{version}}", f"{_MODEL}/labels/{{label}}")
 
 
-def _read(path: str, call: Call, summary: str, says: Described) -> Endpoint:
+def _read(path: str, call: Call, summary: str, says: str) -> Endpoint:
     return Endpoint("GET", path, call, "read", describes=True, summary=summary, described=says)
 
 
-def _infer(path: str, call: Call, summary: str, says: Described) -> Endpoint:
+def _infer(path: str, call: Call, summary: str, says: str) -> Endpoint:
     return Endpoint(
         "POST",
         path,
@@ -352,28 +350,26 @@ def endpoints(protocols: Collection[str]) -> list[Endpoint]:
     if "tfserving" in protocols:
         for path in (_MODEL, *_VERSIONED):
             found += [
-                _read(path, _status, "the states of a model's versions", described.STATUS),
+                _read(path, _status, "the states of a model's versions", "v1.STATUS"),
                 _read(
                     f"{path}/metadata",
                     _metadata,
                     "what a model takes and gives",
-                    described.METADATA,
+                    "v1.METADATA",
                 ),
-                _infer(f"{path}:predict", _predict, predicted, described.PREDICT),
+                _infer(f"{path}:predict", _predict, predicted, "v1.PREDICT"),
                 _infer(
                     f"{path}:classify",
                     _classify,
                     "classes and scores of examples",
-                    described.CLASSIFY,
+                    "v1.CLASSIFY",
                 ),
-                _infer(
-                    f"{path}:regress", _regress, "one number for each example", described.REGRESS
-                ),
+                _infer(f"{path}:regress", _regress, "one number for each example", "v1.REGRESS"),
             ]
     elif "kserve" in protocols:
         found += [
-            _read(_MODEL, _model_ready, "whether a model can answer", described.READY),
-            _infer(f"{_MODEL}:predict", _predict, predicted, described.PREDICT),
+            _read(_MODEL, _model_ready, "whether a model can answer", "v1.READY"),
+            _infer(f"{_MODEL}:predict", _predict, predicted, "v1.PREDICT"),
         ]
     if "kserve" in protocols:
         found += [
@@ -382,7 +378,7 @@ def endpoints(protocols: Collection[str]) -> list[Endpoint]:
                 "",
                 _alive,
                 summary="whether the server is alive",
-                described=described.ALIVE,
+                described="v1.ALIVE",
             ),
             Endpoint(
                 "GET",
@@ -390,9 +386,9 @@ def endpoints(protocols: Collection[str]) -> list[Endpoint]:
                 _models,
                 "read",
                 summary="models that can answer",
-                described=described.MODELS,
+                described="v1.MODELS",
             ),
-            _infer(f"{_MODEL}:explain", _explain, "explanations of predictions", described.EXPLAIN),
+            _infer(f"{_MODEL}:explain", _explain, "explanations of predictions", "v1.EXPLAIN"),
         ]
     elif "tfserving" in protocols:
         found.append(
@@ -402,7 +398,7 @@ def endpoints(protocols: Collection[str]) -> list[Endpoint]:
                 _no_model,
                 "read",
                 summary="an error",
-                described=described.NO_MODEL,
+                described="v1.NO_MODEL",
             )
         )
     return found
