@@ -180,8 +180,6 @@ class AdaptiveBatcher(Dispatcher):
         """
         queue = self._queue
         fresh = queue.fresh
-        if done is None and not self._crowded:
-            return None
         if fresh:  # others came in this turn: all is as it was found for the first
             if len(fresh) >= self._most_fresh:
                 return None

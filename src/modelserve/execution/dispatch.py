@@ -174,8 +174,9 @@ class Dispatcher:
             inline=self.traits.inline,
             simple=self.simple,
         )
-        self._crowded = True
-        """Whether several came in the last turn of an event loop; cheaper than its `alone`."""
+        self.crowded = True
+        """Whether several came in the last turn of an event loop: only then it pays a coroutine's
+        request to be offered to `join`."""
         self._running = 0
         self._vacant: set[Lane] = set()
         """Lanes that are not idle yet, and whose batch is answered or not taken yet."""
@@ -451,7 +452,7 @@ class Dispatcher:
                 # A caller that had the turn to itself may do without: saves 8 of 20 us.
                 single = len(batch.entries) == 1 and self._alone
                 port.alone = _LONGEST_ALONE if single else 0.0
-                self._crowded = not single
+                self.crowded = not single
                 return
             port.alone = 0.0
             if batch is None:

@@ -131,7 +131,7 @@ class Answering:
                 try:
                     # One coroutine for the whole way: each level would cost 0.1 us.
                     waiting = None
-                    if not chain.get():
+                    if chosen.batcher.crowded and not chain.get():
                         record = self.record_all if mine else None
                         waiting = chosen.batcher.join(request, None, record)
                     if waiting is None:
